@@ -1,0 +1,299 @@
+"""argv -> one verb. Nothing heavy is imported until a verb needs it: `tunesmith --help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tunesmith.errors import GateFailed, Interrupted, UserError
+
+if TYPE_CHECKING:
+    from tunesmith.pipeline import Options
+    from tunesmith.runs import Run
+
+app = typer.Typer(
+    help="Take raw data to a fine-tuned language model that is measured and documented.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+runs_app = typer.Typer(help="List runs, or delete one.", invoke_without_command=True, no_args_is_help=False, rich_markup_mode=None)
+app.add_typer(runs_app, name="runs")
+
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs.")]
+Recipe = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.path=value ...", metavar="[KEY=VALUE]...")]
+RunName = Annotated[str, typer.Argument(help="A run's name, or its folder.", metavar="RUN")]
+RUNS = Path("runs")
+RESUMABLE = ("train.epochs", "train.learning_rate", "train.patience")
+"""What `run --resume` may change without making another run of it."""
+
+
+class _Stopper:
+    """Turns SIGINT and SIGTERM into a polite request while training, and into an exception elsewhere or when asked twice."""
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self.polite = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not self.polite or self.asked is not None:
+            raise Interrupted(number)
+        self.asked = number
+
+    def poll(self) -> int | None:
+        """The signal that came, if any. The first poll says that somebody listens."""
+        self.polite = True
+        return self.asked
+
+
+@contextmanager
+def _options(runs_dir: Path, fresh: bool = False, until: str = "report") -> Iterator[Options]:
+    from tunesmith.pipeline import Options
+    from tunesmith.progress import Teller
+
+    stopper, teller = _Stopper(), Teller()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stopper)
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["kind"] == "stage" and event["status"] == "finished":
+            stopper.polite = False
+        teller(event)
+
+    try:
+        yield Options(runs_dir, fresh, until, listen, stopper.poll)
+    finally:
+        teller.close()
+
+
+@app.command()
+def init(
+    data: Annotated[Path, typer.Argument(help="A data file: .csv, .tsv, .jsonl or .parquet.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The recipe to write; the data file's name with .yaml when absent.")] = None,
+) -> None:
+    """Write a recipe from a data file."""
+    from tunesmith.starting import first_recipe
+
+    target = output or Path(data.stem + ".yaml")
+    text, said = first_recipe(data, target)
+    for line in said:
+        typer.echo(line, err=True)
+    typer.echo(text)
+    typer.echo(f"Written to {target}. Next: tunesmith check {target}", err=True)
+
+
+@app.command()
+def check(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Read and check all that a run would use; write nothing."""
+    from tunesmith import pipeline
+    from tunesmith import recipe as recipes
+
+    prepared, tokens = pipeline.check(recipes.load(recipe, overrides or []))
+    card = prepared.card
+    counts = ", ".join(f"{count:,} {side}" for side, count in card["rows"].items())
+    typer.echo(f"{counts}; {len(prepared.labels)} labels; {sum(card['rejected'].values())} rows left out")
+    for reason, count in card["rejected"].items():
+        typer.echo(f"  left out, {reason}: {count}")
+    for text in [*card["notes"], tokens["said"], *(f"warning: {w}" for w in card["warnings"])]:
+        typer.echo(f"  {text}")
+    typer.echo(f"The data can be used. Next: tunesmith run {recipe}")
+
+
+@app.command()
+def prepare(recipe: Recipe, overrides: Overrides = None, runs_dir: RunsDir = RUNS, fresh: bool = False) -> None:
+    """Check, clean and split the data into a run; train nothing yet."""
+    _run(recipe, overrides, runs_dir, fresh, "prepare")
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path | None, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")] = None,
+    overrides: Overrides = None,
+    runs_dir: RunsDir = RUNS,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew although a run of the same recipe and data is there.")] = False,
+    resume: Annotated[str | None, typer.Option("--resume", help="Go on with this run; KEY=VALUE may change " + ", ".join(RESUMABLE))] = None,
+) -> None:
+    """Carry a recipe through: check, prepare, train, evaluate, report. A stopped run goes on where it was."""
+    if resume is not None:
+        changes = [*([str(recipe)] if recipe else []), *(overrides or [])]
+        _resume(resume, changes, runs_dir)
+    elif recipe is None:
+        raise UserError("no recipe is given", "command line", "tunesmith run RECIPE.yaml, or tunesmith init DATA to make one")
+    else:
+        _run(recipe, overrides, runs_dir, fresh, "report")
+
+
+def _run(recipe: Path, overrides: list[str] | None, runs_dir: Path, fresh: bool, until: str) -> None:
+    from tunesmith import pipeline
+    from tunesmith import recipe as recipes
+
+    resolved = recipes.load(recipe, overrides or [])
+    with _options(runs_dir, fresh, until) as options:
+        _tell(options, lambda: pipeline.run(resolved, options))
+
+
+def _resume(name: str, changes: list[str], runs_dir: Path) -> None:
+    from tunesmith import pipeline, runs
+
+    wrong = [change for change in changes if change.partition("=")[0].strip() not in RESUMABLE]
+    if wrong:
+        raise UserError(f"`{wrong[0]}` cannot change within a run", "command line", f"only {', '.join(RESUMABLE)} can; give the recipe again for a new run")
+    one = runs.find(runs_dir, name)
+    with _options(runs_dir) as options:
+        _tell(options, lambda: pipeline.resume(one, changes, options))
+
+
+def _tell(options: Options, work: Callable[[], Run]) -> None:
+    try:
+        one = work()
+    except GateFailed:
+        typer.echo("The run is finished, but it did not pass its gate.", err=True)
+        raise
+    if options.until == "report":
+        typer.echo(_summary(one))
+    else:
+        typer.echo(f"{one.name}: {options.until} is done. Next: tunesmith {_after(options.until)} {one.folder}")
+
+
+def _after(stage: str) -> str:
+    return {"prepare": "train", "train": "evaluate", "evaluate": "report"}[stage]
+
+
+def _summary(one: Run) -> str:
+    from tunesmith import pipeline
+
+    evaluation = pipeline.evaluation_of(one)
+    lines = []
+    if evaluation:
+        from tunesmith.evaluation import findings
+
+        split, found = next(iter(evaluation["splits"].items()))
+        headline, sentences, _ = findings.verdict(evaluation, split)
+        lines += [headline, *sentences, ""]
+        name = evaluation["headline"]
+        shown = list(dict.fromkeys([name, "accuracy"]))
+        lines.append(f"{'':10}" + "".join(f"{column:>28}" for column in shown))
+        for model, figures in found["models"].items():
+            cells = [f"{figures[c]['value']:.4f} [{figures[c]['low']:.4f}, {figures[c]['high']:.4f}]" for c in shown]
+            lines.append(f"{model:10}" + "".join(f"{cell:>28}" for cell in cells))
+        lines.append(f"({found['rows']:,} {split} rows, 95 % intervals)")
+    lines += ["", f"Report: {one.folder / 'report.html'}", f'Try it: tunesmith predict {one.folder} "your text here"']
+    return "\n".join(lines)
+
+
+def _stage_verb(name: str, runs_dir: Path, stage: str) -> None:
+    from tunesmith import pipeline, runs
+
+    with _options(runs_dir, until=stage) as options:
+        _tell(options, lambda: pipeline.again(runs.find(runs_dir, name), stage, options))
+
+
+@app.command()
+def train(run: RunName, runs_dir: RunsDir = RUNS) -> None:
+    """Train a prepared run, or go on with it."""
+    _stage_verb(run, runs_dir, "train")
+
+
+@app.command()
+def evaluate(run: RunName, runs_dir: RunsDir = RUNS) -> None:
+    """Measure a trained run on its test rows, against its baselines."""
+    _stage_verb(run, runs_dir, "evaluate")
+
+
+@app.command()
+def report(run: RunName, runs_dir: RunsDir = RUNS) -> None:
+    """Write report.html and MODEL_CARD.md of an evaluated run."""
+    _stage_verb(run, runs_dir, "report")
+
+
+@app.command()
+def predict(
+    run: RunName,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; none reads them from stdin, one a line.")] = None,
+    input: Annotated[Path | None, typer.Option("--input", "-i", help="A .csv, .tsv, .jsonl or .parquet file; its rows come back with columns added.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write; absent writes to stdout.")] = None,
+    column: Annotated[str | None, typer.Option("--text", help="The column of the text; absent takes the training data's.")] = None,
+    device: str = "cpu",
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Answer for texts, or for the rows of a file."""
+    from tunesmith import runs
+    from tunesmith.serving import predicting
+
+    one = runs.find(runs_dir, run)
+    if input is not None:
+        predicting.predict_file(one.folder, input, output, column, device)
+        return
+    if not texts:
+        texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not texts:
+        raise UserError("no text is given", "command line", 'tunesmith predict RUN "a text", or pipe texts in, or --input FILE')
+    predicting.predict_texts(one.folder, texts, output, device)
+
+
+@runs_app.callback()
+def list_runs(context: typer.Context, runs_dir: RunsDir = RUNS) -> None:
+    """List runs, newest last."""
+    if context.invoked_subcommand:
+        return
+    from tunesmith import pipeline, runs
+
+    found = sorted(runs.every(runs_dir), key=lambda one: str(one.state.get("created", "")))
+    if not found:
+        typer.echo(f"No runs in {runs_dir}. Start one: tunesmith run RECIPE")
+    for one in found:
+        evaluation = pipeline.evaluation_of(one)
+        figure = ""
+        if evaluation:
+            split = next(iter(evaluation["splits"].values()))
+            figure = f"{evaluation['headline']} {split['models']['tuned'][evaluation['headline']]['value']:.4f}"
+        typer.echo(f"{one.name:24} {one.status:12} {str(one.state.get('created', ''))[:16]:18} {figure}")
+
+
+@runs_app.command("delete")
+def delete_run(run: RunName, runs_dir: RunsDir = RUNS, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Delete a run and all its files."""
+    from tunesmith import runs
+
+    one = runs.find(runs_dir, run)
+    if not yes:
+        typer.confirm(f"Delete {one.folder} and everything in it?", abort=True)
+    runs.delete(one)
+    typer.echo(f"{one.name} is deleted")
+
+
+def main() -> None:
+    """The command `tunesmith`. Exit codes: 0 done, 1 our crash, 2 user error, 3 gate failed, 130/143 interrupted and resumable."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except GateFailed as error:
+        print(f"gate: {error}", file=sys.stderr)
+        code = 3
+    except (Interrupted, KeyboardInterrupt) as error:
+        code = 128 + (error.signal_number if isinstance(error, Interrupted) else signal.SIGINT)
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing is wrong
+        code = 0
+    except Exception:  # noqa: BLE001  # the last line of defence: say how to report it
+        import traceback
+
+        traceback.print_exc()
+        print("\nThis is a fault of tunesmith, not of yours. Please report it with the lines above and `tunesmith runs`.", file=sys.stderr)
+        code = 1
+    else:
+        return
+    sys.exit(code)

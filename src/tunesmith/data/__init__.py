@@ -1,0 +1,1 @@
+"""Raw files -> clean, checked, split rows. Nothing here knows a model."""

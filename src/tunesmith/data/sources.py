@@ -1,0 +1,264 @@
+"""Files in, records out: CSV, JSON lines and Parquet, each record with its line, each unreadable line with a reason."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import UserError
+from tunesmith.files import as_user_error
+
+MOST_LINE_CHARACTERS = 10_000_000
+DEEPEST_JSON = 32
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A record that cannot be used, and why.
+
+    Attributes: source (file name), line (1-based), reason (a short key to count by), what (found and rule), remedy, row (as read).
+    """
+
+    source: str
+    line: int
+    reason: str
+    what: str
+    remedy: str
+    row: Any = None
+
+    def error(self) -> UserError:
+        """The same as an error for the user."""
+        return UserError(self.what, f"{self.source}:{self.line}", self.remedy)
+
+
+@dataclass
+class Records:
+    """What a file holds: column names, records as (line, values), the bad ones, and remarks to say aloud."""
+
+    source: str
+    columns: list[str]
+    records: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read(path: Path) -> Records:
+    """Read a data file by its ending: .csv, .tsv, .jsonl, .ndjson, .json, .parquet.
+
+    Args:
+        path: the file; it is only read.
+
+    Returns:
+        Its records in order, with 1-based lines.
+
+    Raises:
+        UserError: not there, empty, wrong encoding, not what its ending says, or an ending that is not known.
+    """
+    readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _jsonl, ".parquet": _parquet}
+    reader = readers.get(path.suffix.lower())
+    if path.is_dir() or reader is None:
+        found = "a folder" if path.is_dir() else f"the ending `{path.suffix}`"
+        raise UserError(f"{found} cannot be read as rows", str(path), f"give a file ending in {', '.join(readers)}")
+    if not path.exists():
+        raise UserError(f"no such file{_neighbour(path)}", str(path), "check the path; it is taken from the recipe's folder")
+    if not path.is_file():
+        raise UserError("not a plain file", str(path), "copy what it yields into a file first")
+    records = reader(path)
+    if not records.records and not records.bad:
+        raise UserError("no records in it", str(path), "give a file with at least a few labelled rows")
+    return records
+
+
+def _neighbour(path: Path) -> str:
+    from tunesmith.errors import nearest
+
+    return nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+
+
+def _decoded(path: Path) -> str:
+    """The file's text, or an error that names the encoding found and the line of the first wrong byte."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise as_user_error(error, path) from error
+    if not data.strip():
+        raise UserError("the file is empty" if not data else "only blank lines", str(path), "give a file with rows")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or (len(data) > 3 and data[1:2] == b"\0" and data[3:4] == b"\0"):
+        raise UserError("encoded as UTF-16, must be UTF-8", str(path), f"iconv -f UTF-16 -t UTF-8 {path.name} > utf8{path.suffix}")
+    kinds = {b"\x1f\x8b": "a gzip archive", b"PK\x03\x04": "a zip archive or Excel file", b"%PDF": "a PDF", b"PAR1": "Parquet", b"\x80\x04": "a pickle"}
+    for magic, kind in kinds.items():
+        if data.startswith(magic):
+            raise UserError(f"named {path.suffix} but holds {kind}", str(path), f"export the rows as {path.suffix} text, or name the file by what it is")
+    if data.startswith(b"version https://git-lfs"):
+        raise UserError("a git-lfs pointer, not the data", str(path), "run `git lfs pull`")
+    if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise UserError("looks like an HTML page, perhaps a saved error page", str(path), "download the data file itself")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
+        raise UserError(
+            f"byte 0x{data[error.start]:02X} at column {column} is not UTF-8",
+            f"{path}:{line}",
+            f"if it is Windows or Latin-1 text: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8{path.suffix}",
+        ) from error
+    if (at := text.find("\0")) >= 0:
+        raise UserError("a NUL character", f"{path}:{text.count(chr(10), 0, at) + 1}", "export the file again; it is damaged")
+    return text
+
+
+def _csv(path: Path) -> Records:
+    text = _decoded(path)
+    first = text.split("\n", 1)[0]
+    if path.suffix.lower() == ".csv" and first.lstrip().startswith("{"):
+        raise UserError("looks like JSON lines, not CSV", str(path), f"name it {path.stem}.jsonl")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=lambda mark: (first.count(mark), mark == ","))
+    csv.field_size_limit(MOST_LINE_CHARACTERS)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header = [name.strip() for name in next(_rows(reader, path))]
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise UserError(f"column `{repeated[0]}` occurs {header.count(repeated[0])} times in the header", f"{path}:1", "rename one of them")
+    out = Records(path.name, header)
+    if delimiter != "," and path.suffix.lower() == ".csv":
+        out.notes.append(f"{path.name}: fields are separated by {delimiter!r}")
+    start = reader.line_num + 1
+    for fields in _rows(reader, path):
+        line, start = start, reader.line_num + 1
+        if not fields:
+            continue
+        if len(fields) != len(header):
+            what = f"{len(fields)} fields, the header has {len(header)}"
+            out.bad.append(BadRow(path.name, line, "ragged row", what, f"quote fields that contain {delimiter!r} or line breaks", fields))
+        else:
+            out.records.append((line, dict(zip(header, fields, strict=True))))
+    return out
+
+
+def _rows(reader: Any, path: Path) -> Iterator[list[str]]:
+    start = 1
+    while True:
+        try:
+            start = reader.line_num + 1
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            what = f"not CSV: {error}"
+            if "end of data" in str(error):
+                what = f"a quote opened in the row that starts at line {start} is never closed"
+            raise UserError(what, f"{path}:{start}", 'close the quote, and write a quote inside a quoted field twice: ""') from error
+
+
+def _jsonl(path: Path) -> Records:
+    text = _decoded(path)
+    out = Records(path.name, [])
+    stripped = text.lstrip()
+    if stripped.startswith("["):
+        values = _json_array(stripped, path)
+        numbered: list[tuple[int, Any]] = list(enumerate(values, 1))
+        out.notes.append(f"{path.name}: one JSON array; its items are numbered from 1 where lines are named")
+    else:
+        if not stripped.startswith("{") and "," in stripped.split("\n", 1)[0] and not stripped.startswith('"'):
+            raise UserError("looks like CSV, not JSON lines", str(path), f"name it {path.stem}.csv")
+        numbered = []
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                numbered.append((number, _json_line(line, number, path.name, last=number >= text.count("\n") + 1)))
+    columns: dict[str, None] = {}
+    for number, value in numbered:
+        if isinstance(value, dict):
+            out.records.append((number, value))
+            columns.update(dict.fromkeys(value))
+        elif isinstance(value, BadRow):
+            out.bad.append(value)
+        else:
+            what = f"expected an object {{...}}, found {json_type(value)}"
+            out.bad.append(BadRow(path.name, number, "not an object", what, "write one object a line", value))
+    out.columns = list(columns)
+    return out
+
+
+def _json_array(text: str, path: Path) -> list[Any]:
+    try:
+        values = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        place = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else str(path)
+        raise UserError(f"not JSON: {error}", place, "mend it there, or write one object a line") from error
+    assert isinstance(values, list)
+    return values
+
+
+def _json_line(line: str, number: int, source: str, last: bool) -> Any:
+    def bad(reason: str, what: str, remedy: str) -> BadRow:
+        return BadRow(source, number, reason, what, remedy, line[:1000])
+
+    if len(line) > MOST_LINE_CHARACTERS:
+        return bad("line too long", f"{len(line):,} characters, the limit is {MOST_LINE_CHARACTERS:,}", "split the text into several rows")
+    try:
+        value = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        if last and error.pos >= len(line.rstrip()) - 1:
+            return bad("unfinished JSON", "the last line ends in the middle of an object", "copy the file again; it was cut off")
+        hint = "use double quotes" if "'" in line[:3] else "check commas and quotes there"
+        return bad("not JSON", f"not JSON at column {error.colno}: {error.msg}", hint)
+    except RecursionError:
+        return bad("too deep", f"nested deeper than {DEEPEST_JSON}", "flatten the object")
+    except ValueError as error:
+        return bad("not JSON", str(error), "write each key once, and null for a missing value")
+    if _depth(value) > DEEPEST_JSON:
+        return bad("too deep", f"nested deeper than {DEEPEST_JSON}", "flatten the object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key `{next(n for n in names if names.count(n) > 1)}` is given twice")
+    return out
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level and depth <= DEEPEST_JSON + 1:
+        level = [x for v in level if isinstance(v, (dict, list)) for x in (v.values() if isinstance(v, dict) else v)]
+        depth += 1
+    return depth
+
+
+def json_type(value: Any) -> str:
+    """What a JSON value is, in words: `text`, `a number`, `a list`, `null` ..."""
+    names = {str: "text", bool: "true/false", int: "a number", float: "a number", list: "a list", dict: "an object", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _parquet(path: Path) -> Records:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4)
+            if not head:
+                raise UserError("the file is empty", str(path), "give a file with rows")
+            if head != b"PAR1":
+                raise UserError("named .parquet but is not Parquet", str(path), "name the file by what it is, or export it again")
+        table = pq.read_table(path)
+    except OSError as error:
+        if error.errno:
+            raise as_user_error(error, path) from error
+        raise UserError(f"damaged or cut off Parquet ({error})", str(path), "copy or export the file again") from error
+    except pa.ArrowException as error:
+        raise UserError(f"damaged or cut off Parquet ({error})", str(path), "copy or export the file again") from error
+    return Records(path.name, list(table.column_names), list(enumerate(table.to_pylist(), 1)))

@@ -1,0 +1,217 @@
+"""Records -> rows, strictly: the mapped columns must be there and hold what they promise; other columns are left alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from tunesmith.data import rows
+from tunesmith.data.sources import BadRow, Records, json_type
+from tunesmith.errors import Problems, UserError, nearest, some
+from tunesmith.files import sha256_bytes
+from tunesmith.settings import Settings
+
+MOST_SHOWN = 50
+TEXT_NAMES = ("text", "message", "sentence", "utterance", "question", "query", "content", "body", "review", "comment", "description", "title")
+LABEL_NAMES = ("label", "labels", "category", "intent", "class", "queue", "target", "topic", "sentiment", "tag", "tags")
+
+
+class DataSettings(Settings):
+    """Which data, which columns, which split."""
+
+    train: str
+    """The rows to learn from: a file (.csv .tsv .jsonl .parquet), from the recipe's folder, or starter/NAME."""
+    valid: float | str = 0.1
+    """Rows that choose the step to keep: a fraction of train, a file, or `none`."""
+    test: float | str = 0.2
+    """Rows that measure: a fraction of train, a file (never altered), or `none`."""
+    text: str | None = None
+    """Column of the text. null: guessed from the column names, and said."""
+    text_pair: str | None = None
+    """Column of a second text, for pairs. null: none."""
+    label: str | None = None
+    """Column of the label. null: guessed from the column names, and said."""
+    multi_label: bool = False
+    """Whether a row has any number of labels: a list, or text divided by `label_separator`."""
+    label_separator: str = "|"
+    """Divides the labels of one field when `multi_label` and the field is text."""
+    id: str | None = None
+    """Column of a unique name for each row. null: a hash of the content."""
+    together: str | None = None
+    """Column whose equal values (one customer, one document) must stay on one side of the split. null: each text alone."""
+    time: str | None = None
+    """Column that says when a row was written; kept for later. null: none."""
+    attributes: tuple[str, ...] = ()
+    """Columns kept for audits (gender, region); never an input of the model."""
+    on_bad_row: Literal["stop", "reject"] = "stop"
+    """stop: report bad rows and train nothing. reject: go on without them, count them, keep them in data/rejected.jsonl."""
+    split_seed: int = Field(0, ge=0)
+    """Another number gives another split by hash."""
+
+    @field_validator("valid", "test")
+    @classmethod
+    def _fraction_or_file(cls, value: float | str) -> float | str:
+        if not isinstance(value, str) and not 0 < value < 1:
+            raise ValueError("must lie between 0 and 1, or be a file or `none`")
+        return value
+
+
+def columns_for(settings: DataSettings, records: Records) -> tuple[DataSettings, list[str]]:
+    """Check that the mapped columns exist, and guess `text` and `label` where the recipe leaves them open.
+
+    Returns:
+        The settings with every column named, and what was guessed, to be said aloud.
+
+    Raises:
+        Problems: each missing column with the nearest one that exists.
+    """
+    said, found = [], {}
+    for key, names in (("text", TEXT_NAMES), ("label", LABEL_NAMES)):
+        if getattr(settings, key) is None:
+            lower = {name.lower(): name for name in records.columns}
+            found[key] = next((lower[name] for name in names if name in lower), None)
+            if found[key]:
+                said.append(f"{records.source}: taking column `{found[key]}` as the {key}")
+    settings = settings.model_copy(update=found)
+    mapped = {"text": settings.text, "text_pair": settings.text_pair, "label": settings.label, "id": settings.id}
+    mapped |= {"together": settings.together, "time": settings.time} | {f"attributes.{a}": a for a in settings.attributes}
+    errors = []
+    for key, name in mapped.items():
+        if name is None and key in ("text", "label"):
+            what = f"no column for the {key} was found among {some(records.columns)}"
+            errors.append(UserError(what, f"{records.source}:1", f"name it in the recipe: data.{key}: COLUMN"))
+        elif name is not None and name not in records.columns:
+            what = f"no column `{name}`{nearest(name, records.columns)}"
+            errors.append(UserError(what, f"{records.source}:1", f"the columns are {some(records.columns)}; set data.{key} to one of them"))
+    if errors:
+        raise Problems(errors)
+    return settings, said
+
+
+def validate(records: Records, settings: DataSettings) -> tuple[pa.Table, list[BadRow]]:
+    """Turn records into rows.
+
+    Args:
+        records: what a source read.
+        settings: with every column named (`columns_for`).
+
+    Returns:
+        The good rows, and the bad ones with reasons; together they are all the records.
+    """
+    out: dict[str, list[Any]] = {name: [] for name in ("id", "line", "text", "text_pair", "labels", "together", "time", "attributes")}
+    bad = list(records.bad)
+    seen: dict[str, int] = {}
+    for line, record in records.records:
+        row = _row(record, settings, line)
+        if isinstance(row, dict) and settings.id is not None:
+            first = seen.setdefault(row["id"], line)
+            if first != line:
+                row = ("repeated id", f"id `{row['id']}` was used before, at line {first}", "ids must be unique; correct one")
+        if isinstance(row, tuple):
+            bad.append(BadRow(records.source, line, *row, row=record))
+            continue
+        for name, value in row.items():
+            out[name].append(value)
+    out["source"] = [records.source] * len(out["line"])
+    return rows.table(out), sorted(bad, key=lambda one: one.line)
+
+
+def _row(record: dict[str, Any], settings: DataSettings, line: int) -> dict[str, Any] | tuple[str, str, str]:
+    """One row's values, or (reason, what, remedy)."""
+    assert settings.text and settings.label
+    text = _text(record, settings.text)
+    if isinstance(text, tuple):
+        return text
+    pair = _text(record, settings.text_pair) if settings.text_pair else None
+    if isinstance(pair, tuple):
+        return pair
+    labels = _labels(record.get(settings.label), settings)
+    if isinstance(labels, tuple):
+        return labels
+    together = _plain(record.get(settings.together)) if settings.together else None
+    if settings.together and together is None:
+        return "no together value", f"column `{settings.together}` is blank", "fill it, or give each such row a value of its own"
+    name = _plain(record.get(settings.id)) if settings.id else None
+    if settings.id and name is None:
+        return "no id", f"column `{settings.id}` is blank", "fill it, or leave data.id out"
+    return {
+        "id": name or sha256_bytes("\x1f".join([text, pair or "", *labels]).encode())[:16],
+        "line": line,
+        "text": text,
+        "text_pair": pair,
+        "labels": labels,
+        "together": together,
+        "time": _plain(record.get(settings.time)) if settings.time else None,
+        "attributes": [(name, value) for name in settings.attributes if (value := _plain(record.get(name))) is not None],
+    }
+
+
+def _text(record: dict[str, Any], column: str) -> str | tuple[str, str, str]:
+    value = record.get(column)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        state = "missing" if column not in record else "blank"
+        return "no text", f"the text in column `{column}` is {state}", "fill it in or delete the row"
+    if not isinstance(value, str):
+        return "text of another type", f"column `{column}` holds {json_type(value)}, expected text", "write it in quotes"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "broken character", f"column `{column}` holds half of a surrogate pair", "repair the escape \\ud8xx in it"
+    return value
+
+
+def _labels(value: Any, settings: DataSettings) -> list[str] | tuple[str, str, str]:
+    column = settings.label
+    if settings.multi_label:
+        if isinstance(value, str):
+            value = [part for part in value.split(settings.label_separator) if part.strip()]
+        if value is None:
+            value = []
+        if not isinstance(value, list):
+            return "label of another type", f"column `{column}` holds {json_type(value)}, expected a list of labels", "write a list"
+        labels = [_plain(one) for one in value]
+    else:
+        if isinstance(value, list):
+            remedy = "keep one, or set data.multi_label: true"
+            return "several labels", f"column `{column}` holds a list, expected one label", remedy
+        labels = [_plain(value)]
+    if any(one is None for one in labels):
+        return "no label", f"the label in column `{column}` is blank", "label the row or delete it"
+    return sorted({one for one in labels if one is not None})
+
+
+def _plain(value: Any) -> str | None:
+    """A name as text: trimmed, whole numbers without a point; None for blank or for anything that is not a plain value."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, (str, int, float)):
+        return str(value).strip() or None
+    return str(value) if value is not None and not isinstance(value, (list, dict)) else None
+
+
+def lonely(table: pa.Table) -> list[BadRow]:
+    """Rows whose label occurs once in all the data: nothing can be both learnt and tested from one row."""
+    counts = Counter(label for labels in rows.label_lists(table) for label in labels)
+    out = []
+    for row in table.select(["source", "line", "labels", "text"]).to_pylist():
+        for label in row["labels"]:
+            if counts[label] == 1:
+                what = f"label `{label}` has one row; each label needs at least 2"
+                remedy = "correct the label, add rows, or set data.on_bad_row: reject"
+                out.append(BadRow(row["source"], row["line"], "label with one row", what, remedy, {"text": row["text"], "label": label}))
+    return out
+
+
+def stop_for(bad: list[BadRow], rejected: Path | None) -> Problems:
+    """The error for bad rows when the recipe says stop: the first ones with their lines, and where the rest are."""
+    shown = [one.error() for one in bad[:MOST_SHOWN]]
+    if len(bad) > MOST_SHOWN:
+        shown.append(UserError(f"and {len(bad) - MOST_SHOWN} more"))
+    place = f"; all are in {rejected}" if rejected else ""
+    return Problems(shown, f"{len(bad)} bad rows{place}. Mend them, or go on without them: data.on_bad_row=reject")

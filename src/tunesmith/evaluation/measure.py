@@ -1,0 +1,197 @@
+"""From the probabilities of several models on the same test rows to `evaluation.json`.
+
+One set of resamples serves all models and metrics, so that every difference is paired. Intervals and p-values:
+
+1. accuracy of independent rows: Wilson interval; differences: exact McNemar p-value.
+2. all else, and everything when rows belong together: bootstrap over units, bias-corrected, widened near 0 and 1
+   (`intervals.bias_corrected`, `widen_near_edge`, `widen_few_differing`); ECE: `intervals.basic`; differences: p-value by
+   `intervals.sign_flip`.
+3. p-values of one metric against several baselines carry Holm's adjustment beside them (`p_adjusted`).
+
+Legend: N rows, G units, K columns of sums, B resamples, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunesmith.evaluation import calibration, classification, intervals
+from tunesmith.evaluation.calibration import Abstention
+from tunesmith.evaluation.classification import Floats
+
+COMPARED = ("accuracy", "macro_f1", "micro_f1", "log_loss")
+"""Metrics in which models are compared, beside the headline; one table of more would only invite picking."""
+
+
+def evaluate(
+    models: Mapping[str, NDArray[Any]],
+    labels: NDArray[Any],
+    names: Sequence[str],
+    *,
+    groups: Sequence[Any] | None = None,
+    rows: Sequence[str] | None = None,
+    headline: str = "macro_f1",
+    tuned: str = "tuned",
+    thresholds: Mapping[str, float | NDArray[Any]] | None = None,
+    uncalibrated: NDArray[Any] | None = None,
+    abstention: Abstention | None = None,
+    out_of_scope: NDArray[Any] | None = None,
+    split: str = "test",
+    seed: int = 0,
+    resamples: int = intervals.RESAMPLES,
+) -> dict[str, Any]:
+    """Measure models on the same rows and compare the tuned one with each of the others.
+
+    Args:
+        models: name -> probabilities (N, C) of all rows; contains `tuned`.
+        labels: int (N,), or bool (N, C) for multi-label.
+        names: the C labels in column order.
+        groups: the `together` value of each row, None for a row on its own; None when the data have no such column.
+        rows: ids of the rows, by which the worst errors are named; None numbers them.
+        headline: the metric that decides; a name of `classification.SINGLE_LABEL` or `MULTI_LABEL`.
+        tuned: the model to compare and to look into.
+        thresholds: multi-label only: model -> threshold, 0.5 where absent.
+        uncalibrated: the tuned model's probabilities before temperature scaling (N, C), to show what that changed.
+        abstention: a threshold fitted on validation rows, to be tried on these.
+        out_of_scope: the tuned model's probabilities (O, C) on rows that belong to no label.
+        split: the name of these rows in the result; several results merge by their `splits`.
+        seed, resamples: same seed, same result, bit for bit.
+
+    Returns:
+        What `evaluation.json` holds. In `splits[split]`, beside house.md's `rows`, `models` and `comparisons`:
+        `groups`, `labels`, `multi_label`, `tuned`, and of the tuned model `per_class`, `confusion` (truth, answer, rows;
+        non-zero cells, single-label), `most_confused`, `worst_errors`, `calibration`, `coverage`, and when given
+        `abstention`, `out_of_scope`.
+
+    Raises:
+        UserError: fewer than two independent groups of rows.
+    """
+    multi_label, cuts = labels.ndim == 2, {name: 0.5 for name in models} | dict(thresholds or {})
+    assert tuned in models and headline in (classification.MULTI_LABEL if multi_label else classification.SINGLE_LABEL)
+    assert all(probabilities.shape == (len(labels), len(names)) for probabilities in models.values())
+    units = intervals.unit_of_rows(groups, len(labels))
+    sums_GK = {
+        name: intervals.unit_sums(classification.row_sums(labels, probabilities, cuts[name]), units)
+        for name, probabilities in models.items()
+    }
+    found: dict[str, Any] = {"rows": len(labels), "groups": None if groups is None else int(units.max()) + 1}
+    found |= {"multi_label": multi_label, "labels": list(names), "tuned": tuned, "seed": seed, "resamples": resamples}
+    found |= _intervals_and_tests(sums_GK, multi_label, groups is None, headline, tuned, seed, resamples)
+    ids = [str(row) for row in (range(len(labels)) if rows is None else rows)]
+    found |= _errors(sums_GK[tuned], labels, models[tuned], cuts[tuned], names, ids)
+    found |= _confidence(labels, models[tuned], uncalibrated, cuts[tuned], abstention, out_of_scope)
+    return {"headline": headline, "splits": {split: found}}
+
+
+def _intervals_and_tests(
+    sums_GK: Mapping[str, Any], multi_label: bool, independent: bool, headline: str, tuned: str, seed: int, resamples: int
+) -> dict[str, Any]:
+    """`models` and `comparisons` of a split."""
+
+    def statistic(sums: Floats) -> dict[str, Floats]:
+        return classification.metrics(sums, multi_label)
+
+    drawn = dict(zip(sums_GK, intervals.bootstrap(list(sums_GK.values()), statistic, seed, resamples), strict=True))
+    values = {name: {m: float(v) for m, v in statistic(np.asarray(s.sum(0))).items()} for name, s in sums_GK.items()}
+    right = {name: _right(s) for name, s in sums_GK.items()}
+    shown = {
+        name: {m: _interval(m, value, drawn[name][m], right[name], independent) for m, value in values[name].items()}
+        for name in sums_GK
+    }
+    compared = [m for m in values[tuned] if m == headline or m in COMPARED]
+    lines: dict[str, list[dict[str, Any]]] = {m: [] for m in compared}
+    for name in (name for name in sums_GK if name != tuned):
+        p_values = intervals.sign_flip(sums_GK[tuned], sums_GK[name], statistic, seed, resamples)
+        if independent:
+            p_values["accuracy"] = intervals.mcnemar(*intervals.only(right[tuned], right[name]))
+        for m in compared:
+            difference = values[tuned][m] - values[name][m]
+            low, high = intervals.bias_corrected(difference, drawn[tuned][m] - drawn[name][m], len(right[tuned]))
+            if m not in classification.ERRORS:
+                low, high = intervals.widen_few_differing(low, high, difference, right[tuned], right[name])
+            line = {"model": tuned, "against": name, "metric": m, "difference": difference, "low": low, "high": high}
+            lines[m].append(line | {"p": p_values[m]})
+    for of_one_metric in lines.values():
+        for line, adjusted in zip(of_one_metric, intervals.holm([line["p"] for line in of_one_metric]), strict=True):
+            line["p_adjusted"] = adjusted
+    return {"models": shown, "comparisons": [line for m in sorted(lines, key=lambda m: m != headline) for line in lines[m]]}
+
+
+def _right(sums_GK: Any) -> Floats:
+    """Share of the rows of each unit that are wholly right (G,)."""
+    C = (sums_GK.shape[1] - 3 - classification.BINS) // 3
+    columns = sums_GK[:, [3 * C, 3 * C + 2]].toarray()
+    share: Floats = columns[:, 0] / columns[:, 1]
+    return share
+
+
+def _interval(metric: str, value: float, values_B: Floats, right_G: Floats, independent: bool) -> dict[str, float]:
+    """{"value", "low", "high"} of one metric of one model, by the rules at the top of this file."""
+    units = len(right_G)
+    if metric == "accuracy" and independent:
+        low, high = intervals.wilson(right_G.sum(), units)
+    elif metric == "ece":
+        low, high = intervals.basic(value, values_B, units)
+    else:
+        low, high = intervals.bias_corrected(value, values_B, units)
+        if metric not in classification.ERRORS:
+            low, high = intervals.widen_near_edge(low, high, value, right_G)
+    return {"value": value, "low": float(low), "high": float(high)}
+
+
+def _errors(
+    sums_GK: Any, labels: NDArray[Any], probabilities: NDArray[Any], cut: Any, names: Sequence[str], ids: Sequence[str]
+) -> dict[str, Any]:
+    """Per-class figures with a Wilson interval of the recall, confusions and worst errors of one model."""
+    by_class = classification.per_class(np.asarray(sums_GK.sum(0)))
+    by_class["recall_low"], by_class["recall_high"] = intervals.wilson(by_class["right"], by_class["support"])
+    answers = classification.predictions(probabilities, labels.ndim == 2, cut)
+    found: dict[str, Any] = {"per_class": classification.by_name(by_class, list(names))}
+    worst = classification.worst_errors(labels, probabilities, threshold=cut)
+    if labels.ndim == 2:
+        found["worst_errors"] = [
+            {"row": ids[i], "label": names[c], "given": bool(answers[i, c]), "confidence": sure} for i, c, sure in worst
+        ]
+        return found
+    counts = classification.confusion(labels, answers, len(names))
+    cells = zip(*np.nonzero(counts), strict=True)
+    found["confusion"] = [[int(i), int(j), int(counts[i, j])] for i, j in cells]
+    found["most_confused"] = [
+        {"truth": names[i], "answer": names[j], "rows": n, "share": n / int(counts[i].sum())}
+        for i, j, n in classification.most_confused(counts)
+    ]
+    found["worst_errors"] = [
+        {"row": ids[i], "truth": names[int(labels[i])], "answer": names[c], "confidence": sure} for i, c, sure in worst
+    ]
+    return found
+
+
+def _confidence(
+    labels: NDArray[Any],
+    probabilities: NDArray[Any],
+    before: NDArray[Any] | None,
+    cut: Any,
+    abstention: Abstention | None,
+    out_of_scope: NDArray[Any] | None,
+) -> dict[str, Any]:
+    """Calibration and coverage; when given, how the fitted threshold does here, and whether rows out of scope stand out."""
+    found: dict[str, Any] = {"calibration": {"after": calibration.reliability(labels, probabilities)}}
+    if before is not None:
+        found["calibration"]["before"] = calibration.reliability(labels, before)
+    right, confidence = calibration.right_and_sure(labels, probabilities, cut)
+    found["coverage"] = calibration.coverage_curve(right, confidence)
+    if abstention is not None:
+        answered = confidence >= (np.inf if abstention.threshold is None else abstention.threshold)
+        n, hits = int(answered.sum()), int(right[answered].sum())
+        low, high = intervals.wilson(hits, n)
+        accuracy = {"value": hits / n, "low": float(low), "high": float(high)} if n else None
+        found["abstention"] = asdict(abstention) | {"here": {"rows": n, "coverage": n / len(labels), "accuracy": accuracy}}
+    if out_of_scope is not None:
+        scores = (calibration.max_probability(probabilities), calibration.max_probability(out_of_scope))
+        found["out_of_scope"] = {"rows": len(out_of_scope)} | calibration.detection(*scores)
+    return found

@@ -1,0 +1,82 @@
+"""Feature extraction: the base stays frozen, each text is embedded once, and a linear head learns on the vectors.
+
+Devlin et al. 2019 (https://arxiv.org/abs/1810.04805, section 5.3) and Reimers and Gurevych 2019 (https://arxiv.org/abs/1908.10084).
+1. Vectors are mean-pooled and of length 1, as sentence encoders are trained to give; the head sees them times sqrt(D), so that each
+   component is about 1 and one learning rate suits every base.
+2. Vectors come from the cache in models/features.py, so twenty epochs cost one pass over the base.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, cast
+
+from pydantic import Field
+
+from tunesmith.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import nn
+
+    from tunesmith.methods import Head, Saved
+    from tunesmith.models.catalog import Base
+    from tunesmith.tokens.examples import Examples, TokenExamples
+
+
+class FeaturesSettings(Settings):
+    """A linear head on the frozen base's vectors."""
+
+    kind: Literal["features"] = "features"
+    pooling: Literal["mean", "first"] = "mean"
+    """How token states become one vector: their mean, or the first token's."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout on the vectors while training."""
+
+
+learning_rate = 1e-3
+epochs = 20
+
+
+def adapt(base: Base, head: Head, settings: FeaturesSettings) -> nn.Module:
+    """A head on vectors of the base's width; the base itself is not part of the model."""
+    from tunesmith.models.heads import LinearHead
+
+    return LinearHead(base.hidden_size, len(head.labels), settings.dropout, settings.pooling)
+
+
+def examples(model: nn.Module, examples: TokenExamples, base: Base, progress: Callable[[int, int], None]) -> Examples:
+    """Vectors of the frozen base for every row, from the cache."""
+    from tunesmith.models import features
+    from tunesmith.tokens.examples import VectorExamples
+
+    pooling = cast(Literal["mean", "first"], model.pooling)
+    return VectorExamples(features.vectors(base, examples, pooling, progress).vectors_ND, examples.targets)
+
+
+def save(model: nn.Module, base: Base, folder: Path) -> None:
+    """Write `head.safetensors` (linear.weight CD, linear.bias C) and `head.json`; the base is named in tunesmith.json."""
+    from safetensors.torch import save_file
+
+    from tunesmith.files import write_json
+
+    save_file(model.state_dict(), folder / "head.safetensors")
+    write_json(folder / "head.json", {"pooling": model.pooling, "normalise": True, "scale": model.scale, "layer": -1})
+
+
+def load(saved: Saved) -> nn.Module:
+    """Base and head as one model that takes tokens, in eval mode."""
+    from safetensors.torch import load_file
+
+    from tunesmith.files import read_json
+    from tunesmith.models import load as models
+    from tunesmith.models.heads import FeatureClassifier, LinearHead
+
+    weights = load_file(saved.folder / "head.safetensors")
+    labels, width = weights["linear.weight"].shape
+    head = LinearHead(width, labels, 0.0, read_json(saved.folder / "head.json")["pooling"])
+    head.load_state_dict(weights)
+    model = FeatureClassifier(models.encoder(saved.base()), head)
+    model.eval()
+    return model

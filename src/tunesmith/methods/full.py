@@ -1,0 +1,62 @@
+"""Full fine-tuning: every weight of the base and a new head learn.
+
+Howard and Ruder 2018 (https://arxiv.org/abs/1801.06146) and Devlin et al. 2019 (https://arxiv.org/abs/1810.04805, section 3.2).
+We differ in nothing: the model is transformers' own class for the base, so what is saved opens anywhere.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Literal
+
+from tunesmith.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import nn
+
+    from tunesmith.methods import Head, Saved
+    from tunesmith.models.catalog import Base
+    from tunesmith.tokens.examples import Examples, TokenExamples
+
+
+class FullSettings(Settings):
+    """Every weight learns; nothing to set."""
+
+    kind: Literal["full"] = "full"
+
+
+learning_rate = 2e-4
+epochs = 5
+
+
+def adapt(base: Base, head: Head, settings: FullSettings) -> nn.Module:
+    """The base with a classification head; every parameter requires grad."""
+    from tunesmith.models import load as models
+
+    return models.classifier(base, head.labels, head.multi_label, head.dropout)
+
+
+def examples(model: nn.Module, examples: TokenExamples, base: Base, progress: Callable[[int, int], None]) -> Examples:
+    """Tokens as they are."""
+    return examples
+
+
+def save(model: nn.Module, base: Base, folder: Path) -> None:
+    """Write a plain Hugging Face model with its tokenizer."""
+    from tunesmith.models import load as models
+
+    with models.quiet():
+        model.save_pretrained(folder)  # type: ignore[operator]  # transformers models are nn.Modules with more methods
+    for name in models.TOKENIZER_FILES:
+        if (base.folder / name).exists():
+            shutil.copyfile(base.folder / name, folder / name)
+
+
+def load(saved: Saved) -> nn.Module:
+    """The saved model in eval mode."""
+    from tunesmith.models import load as models
+
+    return models.saved_classifier(saved.folder)

@@ -1,0 +1,1 @@
+"""Bases as they are: found by name, loaded safely, and read for their vectors."""

@@ -1,0 +1,206 @@
+"""Embed once, use many times: one cache of frozen-base vectors on disk, shared by every run and every purpose.
+
+A vector is found by what made it: the base's and tokenizer's hash, layer, pooling and dtype name the folder, the token ids name the
+row. Training on frozen features, the untuned-base baseline, choosing a base, label checks and drift all read the same folder.
+
+Layout: `<cache>/features/<key>/segment-000007.safetensors` holds keys_N (16-byte hashes) and vectors_ND; segments only ever appear whole.
+Shapes: N texts, D hidden size, B texts of a batch, L padded tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith.errors import UserError
+from tunesmith.files import as_user_error, locked, sha256_bytes, sha256_json, staged_file, sweep_staging
+from tunesmith.models.catalog import Base
+from tunesmith.tokens import batches
+from tunesmith.tokens.examples import TokenExamples
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Pooling = Literal["mean", "first"]
+
+BATCH_TOKENS = 2048
+"""Padded tokens of one forward pass: large enough for full-speed matrix products, small enough to stay in the processor's cache."""
+CHUNK_BATCHES = 64
+"""A segment is written after this many batches, so a killed run keeps what it has computed."""
+MOST_BYTES = 4_000_000_000
+"""Size of all cached vectors together; the tables not read for longest go first."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """vectors_ND float32 in the order asked for, the table's hash (what a run records), and how many were computed anew."""
+
+    vectors_ND: torch.Tensor
+    sha256: str
+    computed: int
+
+
+def cache_folder() -> Path:
+    """Where cached vectors lie: $TUNESMITH_CACHE, else the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("TUNESMITH_CACHE") or Path(home) / "tunesmith") / "features"
+
+
+def vectors(base: Base, examples: TokenExamples, pooling: Pooling = "mean", progress: Callable[[int, int], None] = lambda done, of: None) -> Vectors:
+    """The frozen base's vector of each row, from the cache where it is there.
+
+    Args:
+        base: whose last hidden layer is read.
+        examples: N rows of tokens; a row of several windows gets the mean of its windows' vectors, so that its logits are the mean of theirs.
+        pooling: mean over tokens, or the first token's state. Each is scaled to length 1.
+        progress: called with (rows done, rows to compute).
+
+    Returns:
+        The vectors and the hash of exactly this table.
+
+    Raises:
+        UserError: the cache cannot be written (no space, no permission).
+    """
+    import torch
+
+    folder = cache_folder() / sha256_json({"base": base.sha256, "layer": -1, "pooling": pooling, "dtype": "float32", "version": 1})[:32]
+    keys_Q = _keys(examples)
+    found = _read(folder)
+    fresh = {}
+    for sequence, name in enumerate(keys_Q):
+        if name not in found and name not in fresh:
+            fresh[name] = sequence
+    if fresh:
+        with locked(folder / "lock"):
+            sweep_staging(folder)
+            _compute(base, examples, pooling, list(fresh), np.fromiter(fresh.values(), np.int64), folder, progress)
+        found = _read(folder)
+        _evict(folder)
+    os.utime(folder)
+    table_QD = np.stack([found[name] for name in keys_Q])
+    if len(keys_Q) != len(examples):
+        rows_N = examples.tokens.rows_N
+        table_QD = (np.add.reduceat(table_QD, rows_N[:-1]) / np.diff(rows_N)[:, None]).astype(np.float32)
+    vectors_ND = torch.from_numpy(table_QD)
+    return Vectors(vectors_ND, sha256_bytes(vectors_ND.numpy().tobytes()), len(fresh))
+
+
+def _keys(examples: TokenExamples) -> list[bytes]:
+    """16 bytes for each sequence's ids: the same text under the same limit has the same key."""
+    t = examples.tokens
+    types = t.types_T
+    out = []
+    for start, stop in zip(t.offsets_Q[:-1], t.offsets_Q[1:], strict=True):
+        digest = hashlib.blake2b(t.ids_T[start:stop].tobytes(), digest_size=16)
+        if types is not None:
+            digest.update(types[start:stop].tobytes())
+        out.append(digest.digest())
+    return out
+
+
+def _read(folder: Path) -> dict[bytes, npt.NDArray[np.float32]]:
+    """All rows of a table, memory-mapped; a damaged segment is deleted and will be computed again."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    out: dict[bytes, npt.NDArray[np.float32]] = {}
+    for path in sorted(folder.glob("segment-*.safetensors")):
+        try:
+            segment = load_file(path)
+            out.update(zip((row.tobytes() for row in segment["keys"]), segment["vectors"], strict=True))
+        except (SafetensorError, KeyError, ValueError):
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise as_user_error(error, path) from error
+    return out
+
+
+def _compute(
+    base: Base,
+    examples: TokenExamples,
+    pooling: Pooling,
+    keys: list[bytes],
+    sequences: npt.NDArray[np.int64],
+    folder: Path,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Embed what is missing, longest texts first (an out-of-memory error then comes at once), one segment a chunk of batches.
+
+    Chunks are cut from the list of missing texts alone: a run killed between two segments goes on with the same batches, bit for bit.
+    """
+    import torch
+    from safetensors.numpy import save_file
+
+    from tunesmith.models import load
+
+    model = load.encoder(base)
+    single = examples.sequences()
+    plan = batches.in_order(single.lengths_N[sequences], 512, BATCH_TOKENS)[::-1]
+    done = 0
+    number = len(list(folder.glob("segment-*.safetensors")))
+    for start in range(0, len(plan), CHUNK_BATCHES):
+        chunk_keys, chunk_vectors = [], []
+        for rows in plan[start : start + CHUNK_BATCHES]:
+            with torch.inference_mode():
+                batch = single.batch(sequences[rows])
+                chunk_vectors.append(pool(model, batch.inputs, pooling).numpy())
+            chunk_keys += [keys[row] for row in rows]
+            done += len(rows)
+            progress(done, len(keys))
+        table = {"keys": np.frombuffer(b"".join(chunk_keys), np.uint8).reshape(-1, 16), "vectors": np.concatenate(chunk_vectors)}
+        while (path := folder / f"segment-{number:06d}.safetensors").exists():
+            number += 1
+        with staged_file(path) as staging:
+            save_file(table, staging)
+
+
+def pool(model: nn.Module, inputs: dict[str, torch.Tensor], pooling: Pooling) -> torch.Tensor:
+    """Vectors of length 1 for a batch.
+
+    Args:
+        model: an encoder whose output has `last_hidden_state` (B, L, D).
+        inputs: its arguments, `attention_mask` among them.
+        pooling: mean over the tokens that are not padding, or the first token.
+
+    Returns:
+        vectors_BD.
+    """
+    import torch
+
+    hidden_BLD = model(**inputs).last_hidden_state.float()
+    mask_BL1 = inputs["attention_mask"].unsqueeze(-1).float()
+    pooled_BD = hidden_BLD[:, 0] if pooling == "first" else (hidden_BLD * mask_BL1).sum(1) / mask_BL1.sum(1)
+    return torch.nn.functional.normalize(pooled_BD, dim=-1)
+
+
+def _evict(keep: Path) -> None:
+    """Delete the tables read longest ago until all of them fit in MOST_BYTES; never the one in use."""
+    tables = sorted((p for p in cache_folder().iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime)
+    sizes = {p: sum(f.stat().st_size for f in p.glob("segment-*")) for p in tables}
+    total = sum(sizes.values())
+    for table in tables:
+        # A table read within the hour may be in use by another process.
+        if total <= MOST_BYTES or table == keep or time.time() - table.stat().st_mtime < 3600:
+            continue
+        shutil.rmtree(table, ignore_errors=True)
+        total -= sizes[table]
+
+
+def require(vectors_: Vectors, sha256: str, where: str) -> None:
+    """Check that a table is the one a run recorded.
+
+    Raises:
+        UserError: the cache was changed in between.
+    """
+    if vectors_.sha256 != sha256:
+        raise UserError("the cached vectors are not the ones this run began with", where, "run again with --fresh")

@@ -1,0 +1,45 @@
+"""Heads of our own. Shapes: B rows, D hidden size, C labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tunesmith.models.features import Pooling, pool
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a head gives, under the name that transformers' classifiers use."""
+
+    logits: torch.Tensor
+
+
+class LinearHead(nn.Module):
+    """A linear layer on vectors of length 1, which it sees times sqrt(D)."""
+
+    def __init__(self, width: int, labels: int, dropout: float, pooling: Pooling) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, labels)
+        self.scale = width**0.5
+        self.pooling = pooling
+
+    def forward(self, vectors: torch.Tensor) -> Output:
+        """vectors_BD -> logits_BC."""
+        return Output(self.linear(self.dropout(vectors * self.scale)))
+
+
+class FeatureClassifier(nn.Module):
+    """A frozen base and its head as one model that takes tokens."""
+
+    def __init__(self, base: nn.Module, head: LinearHead) -> None:
+        super().__init__()
+        self.base, self.head = base, head
+
+    def forward(self, **inputs: torch.Tensor) -> Output:
+        """Token inputs (B, L) -> logits_BC."""
+        output: Output = self.head(pool(self.base, inputs, self.head.pooling))
+        return output

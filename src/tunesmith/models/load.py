@@ -1,0 +1,100 @@
+"""Load a base with transformers: safetensors only, offline, never code that comes with the weights.
+
+The one door through which weights enter; everything that loads a model calls this file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.errors import UserError
+from tunesmith.models.catalog import Base
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt", "chat_template.jinja")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' reports and bars off the user's terminal; what matters is in our own words elsewhere."""
+    from transformers.utils import logging
+
+    library: Any = logging  # partly typed
+    level = library.get_verbosity()
+    bars = library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        if bars:
+            library.enable_progress_bar()
+
+
+def encoder(base: Base) -> nn.Module:
+    """The base without a head, in fp32 and eval mode."""
+    from transformers import AutoModel
+
+    model: nn.Module = _load(AutoModel, base.folder)
+    model.eval()
+    return model
+
+
+def classifier(base: Base, labels: list[str], multi_label: bool, dropout: float | None) -> nn.Module:
+    """The base with transformers' own classification head, which draws its first weights from torch's global generator.
+
+    Args:
+        base: a resolved base.
+        labels: names in order; they are kept in the saved config.
+        multi_label: writes `problem_type` so that transformers computes the matching loss.
+        dropout: for hidden states, attention and head; None keeps the base's own.
+
+    Returns:
+        A `*ForSequenceClassification` in fp32.
+
+    Raises:
+        UserError: transformers has no classifier for this kind of base.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    extra: dict[str, Any] = {}
+    if dropout is not None:
+        known = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout", "classifier_dropout")
+        extra = {name: dropout for name in known if name in base.config}
+    names = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
+    kind = "multi_label_classification" if multi_label else "single_label_classification"
+    model: Any = _load(AutoModelForSequenceClassification, base.folder, num_labels=len(labels), problem_type=kind, **names, **extra)
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = 0  # decoder bases find the last token by it
+    made: nn.Module = model
+    return made
+
+
+def saved_classifier(folder: Path) -> nn.Module:
+    """A classifier that we saved, in eval mode."""
+    from transformers import AutoModelForSequenceClassification
+
+    model: nn.Module = _load(AutoModelForSequenceClassification, folder)
+    model.eval()
+    return model
+
+
+def _load(auto: Any, folder: Path, **extra: Any) -> Any:
+    import torch
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        with quiet():
+            return auto.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation="sdpa", **extra)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UserError(f"transformers cannot load it ({reason})", str(folder), "choose another base, or fetch this one again") from error

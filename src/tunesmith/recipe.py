@@ -1,0 +1,133 @@
+"""The recipe: the settings of all rooms, composed, and resolved so that every default is spelled out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from tunesmith import methods, starters
+from tunesmith.data.validate import DataSettings
+from tunesmith.errors import UserError
+from tunesmith.methods import MethodSettings
+from tunesmith.methods.full import FullSettings
+from tunesmith.models.catalog import ModelSettings
+from tunesmith.objectives import ObjectiveSettings
+from tunesmith.settings import Settings, build, read_yaml, with_override
+from tunesmith.training.settings import TrainSettings
+
+NAME_RULE = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+
+class EvaluateSettings(Settings):
+    """What the tuned model is compared with."""
+
+    against: tuple[Literal["majority", "tfidf", "base"], ...] = ("majority", "tfidf", "base")
+    """majority: always the commonest label. tfidf: TF-IDF with logistic regression. base: nearest class mean of the untuned base's vectors."""
+    resamples: int = Field(2000, ge=100, le=100_000)
+    """Bootstrap resamples behind each interval."""
+    seed: int = Field(0, ge=0)
+    """Of the resampling and of the TF-IDF baseline."""
+
+
+class Threshold(Settings):
+    """A bound on one figure of the tuned model on the test rows."""
+
+    at_least: float | None = None
+    """Fail below this."""
+    at_most: float | None = None
+    """Fail above this."""
+    by: Literal["value", "lower", "upper"] = "value"
+    """Which number to hold against the bound: the figure, or an end of its 95 % interval."""
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Threshold:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("needs at_least or at_most")
+        return self
+
+
+class Recipe(Settings):
+    """One run, from data to report."""
+
+    name: str = Field("", pattern=r"^$|" + NAME_RULE)
+    """The run's name. Empty: the recipe's file name."""
+    data: DataSettings
+    model: ModelSettings = ModelSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    method: MethodSettings = FullSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    gate: dict[str, Threshold] = Field(default_factory=dict)
+    """Figures that must hold for exit code 0, such as `macro_f1: {at_least: 0.85, by: lower}`."""
+
+    @field_validator("method", "objective", mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and resolve it.
+
+    Args:
+        path: a YAML file; paths of data and base in it are taken from its folder.
+        overrides: `key.path=value` from the command line; paths in them are taken from where you stand.
+
+    Returns:
+        The recipe with a name, absolute paths, and numbers in place of `auto`.
+
+    Raises:
+        UserError: everything that is wrong with it, at once.
+    """
+    values = _placed(read_yaml(path), path.parent)
+    for override in overrides:
+        values = _placed(with_override(values, override), Path.cwd())
+    return resolve(build(Recipe, values, str(path)), path.stem)
+
+
+def _placed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The values with relative paths made absolute from a folder, so that a run can be resumed from anywhere."""
+    out = dict(values)
+    if isinstance(data := values.get("data"), dict):
+        names = {k: v for k, v in data.items() if k in ("train", "valid", "test") and isinstance(v, str) and v != "none" and not v.startswith(starters.PREFIX)}
+        out["data"] = data | {key: str((folder / Path(name).expanduser()).absolute()) for key, name in names.items()}
+    model = values.get("model")
+    base = model.get("base") if isinstance(model, dict) else model
+    if isinstance(base, str) and not base.startswith(starters.PREFIX) and (folder / base).is_dir():
+        place = str((folder / base).absolute())
+        out["model"] = model | {"base": place} if isinstance(model, dict) else place
+    return out
+
+
+def resolve(recipe: Recipe, stem: str) -> Recipe:
+    """Fill in the name, the starters' files, and what suits the method."""
+    data = recipe.data
+    sides = {side: getattr(data, side) for side in ("train", "valid", "test")}
+    found = {side: str(starters.data_file(value)) for side, value in sides.items() if isinstance(value, str) and value.startswith(starters.PREFIX)}
+    method = methods.get(recipe.method.kind)
+    train = recipe.train
+    auto = {"epochs": method.epochs} if train.epochs == "auto" else {}
+    rate = {"learning_rate": method.learning_rate} if train.learning_rate == "auto" else {}
+    name = recipe.name or "".join(c if c.isalnum() or c in "._-" else "-" for c in stem.lower()).strip("-._")[:64] or "run"
+    return recipe.model_copy(update={"name": name, "data": data.model_copy(update=found), "train": train.model_copy(update=auto | rate)})
+
+
+def dump(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data, every default spelled out."""
+    return recipe.model_dump(mode="json")
+
+
+def check_gate(recipe: Recipe, figures: Sequence[str]) -> None:
+    """Check that the gate names figures that exist, before an hour of training.
+
+    Raises:
+        UserError: an unknown figure.
+    """
+    from tunesmith.errors import nearest, some
+
+    for name in recipe.gate:
+        if name not in figures:
+            raise UserError(f"the gate names an unknown figure `{name}`{nearest(name, figures)}", "recipe, `gate`", f"choose from {some(figures, 20)}")

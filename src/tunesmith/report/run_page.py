@@ -1,0 +1,146 @@
+"""What a run's report says, in which order: the rooms' sections gathered, nothing drawn here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.data import card as data_card
+from tunesmith.evaluation import findings
+from tunesmith.report.card import Card
+from tunesmith.sections import Block, Section, Table, Verdict, Words
+from tunesmith.training import diagnosis
+
+METHODS = {"features": "a linear head on frozen features", "full": "full fine-tuning", "lora": "LoRA", "freeze": "the last layers fine-tuned"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a report is made of: run.json, the resolved recipe, the data card, evaluation.json (None: nothing measured),
+    the step, valid and skipped events, the base, input file hashes, and texts by row id."""
+
+    run: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    card: dict[str, Any]
+    evaluation: dict[str, Any] | None
+    events: Sequence[dict[str, Any]]
+    base: Mapping[str, Any]
+    files: Mapping[str, str]
+    texts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Arguments of `page.render`."""
+
+    title: str
+    subtitle: str
+    verdict: Verdict
+    sections: list[Section]
+    facts: list[tuple[str, str]]
+
+
+def page(facts: Facts) -> Page:
+    """Gather a run's report."""
+    training, recipe = facts.run["training"], facts.recipe
+    found = diagnosis.diagnose(facts.events, training["kept_step"], facts.card["rows"]["train"], len(facts.card["labels"]))
+    sections: list[Section] = []
+    if facts.evaluation is None:
+        verdict = Verdict("Nothing was measured.", ["The recipe leaves no test and no validation rows, so nothing can be said about this model."], "warn")
+    else:
+        split = _split(facts.evaluation)
+        verdict = Verdict(*findings.verdict(facts.evaluation, split))
+        sections += findings.sections(facts.evaluation, facts.texts, split)
+    sections[1:1] = diagnosis.sections(facts.events, training["kept_step"], found)
+    sections += data_card.sections(facts.card)
+    sections += _appendix(facts)
+    kind = METHODS.get(recipe["method"]["kind"], recipe["method"]["kind"])
+    subtitle = f"Text classification with {kind} on {facts.base['name']}, {str(facts.run['created'])[:10]}"
+    shown = [
+        ("training rows", f"{facts.card['rows']['train']:,}"),
+        ("labels", str(len(facts.card["labels"]))),
+        ("steps", f"{training['steps']:,}"),
+        ("training time", duration(training["seconds"])),
+        ("speed", f"{training['tokens_per_second']:,.0f} tokens/s"),
+        ("peak memory", f"{training['peak_memory_mb'] / 1e3:.1f} GB"),
+    ]
+    return Page(str(facts.run["name"]), subtitle, verdict, sections, shown)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _split(evaluation: Mapping[str, Any]) -> str:
+    return "test" if "test" in evaluation["splits"] else next(iter(evaluation["splits"]))
+
+
+def _appendix(facts: Facts) -> list[Section]:
+    settings = [[key, json.dumps(value, ensure_ascii=False)] for key, value in _flat(facts.recipe)]
+    stages = [[s["name"], s["seconds"], s.get("shared_from", "")] for s in facts.run["stages"] if s["name"] != "report"]
+    hashes = [[f"data, {side}", digest] for side, digest in facts.files.items()] + [["base " + facts.base["name"], facts.base["sha256"]]]
+    machine = [[key, str(value)] for key, value in (facts.run.get("machine") or {}).items()]
+    blocks: list[Block] = [Words("Everything needed to repeat this run.")]
+    return [
+        Section("settings", "Settings", [Table(["setting", "value"], settings)], folded=True),
+        Section(
+            "provenance",
+            "Machine, versions and hashes",
+            [
+                *blocks,
+                Table(["stage", "seconds", "shared from"], stages, digits=1),
+                Table(["machine", ""], machine),
+                Table(["package", "version"], [list(item) for item in facts.run["versions"].items()]),
+                Table(["input", "sha256"], hashes),
+            ],
+            folded=True,
+        ),
+    ]
+
+
+def _flat(values: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    out: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        out += _flat(value, f"{path}{key}.") if isinstance(value, Mapping) and value else [(path + key, value)]
+    return out
+
+
+def model_card(facts: Facts) -> Card:
+    """A run's MODEL_CARD.md as data: what is known, and nothing else."""
+    recipe, training = facts.recipe, facts.run["training"]
+    evaluation = facts.evaluation
+    split = _split(evaluation) if evaluation else ""
+    found = evaluation["splits"][split] if evaluation else {}
+    labels = list(facts.card["labels"])
+    name = str(facts.run["name"])
+    shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
+    kind = METHODS.get(recipe["method"]["kind"], recipe["method"]["kind"])
+    return Card(
+        name=name,
+        summary=f"Sorts texts into {len(labels)} labels ({shown}). Made with Tunesmith by {kind} on {facts.base['name']}.",
+        license=str(facts.base["licence"]),
+        languages=list(facts.base["languages"]),
+        base_model=str(facts.base["name"]),
+        tags=["text-classification", "tunesmith"],
+        intended_use=["Texts like the training rows, in the same language and from the same source."],
+        limits=[*facts.card["warnings"], "It always answers with one of its labels, also for texts that belong to none."][:6],
+        data={f"{side} rows": count for side, count in facts.card["rows"].items()} | {"rows left out": sum(facts.card["rejected"].values())},
+        training={
+            "method": recipe["method"]["kind"],
+            "epochs": recipe["train"]["epochs"],
+            "learning rate": recipe["train"]["learning_rate"],
+            "kept step": training["kept_step"],
+        },
+        split=split,
+        rows=found.get("rows"),
+        scores={model: figures for model, figures in found.get("models", {}).items()},
+        headline=evaluation["headline"] if evaluation else "",
+        shell=[f'tunesmith predict {name} "your text here"'],
+        python=["import tunesmith", f'run = tunesmith.load("runs/{name}")', 'print(run.predict(["your text here"])[0].label)'],
+        versions=facts.run["versions"],
+    )

@@ -1,0 +1,127 @@
+"""A saved classifier that answers: the same engine evaluates, predicts and (later) serves, so what is measured is what ships.
+
+Shapes: N texts, B texts of a batch, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith import methods
+from tunesmith.methods import Head, Saved
+from tunesmith.models import about as abouts
+from tunesmith.tokens import batches, encode, tokenizer
+from tunesmith.tokens.examples import Targets, TokenExamples
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BATCH_ROWS = 256
+BATCH_TOKENS = 4096
+"""Padded tokens of a batch: enough for full speed, bounded memory on long texts."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One text's answer: its label (or labels), and each label's probability."""
+
+    labels: list[str]
+    probability: float
+    probabilities: dict[str, float]
+
+    @property
+    def label(self) -> str:
+        """The label, or several joined by `|`."""
+        return "|".join(self.labels)
+
+
+class Classifier:
+    """A trained classifier, loaded from a run's `model/`."""
+
+    def __init__(self, about: abouts.About, model: nn.Module, reader: tokenizer.Tokenizer, device: str) -> None:
+        self.about, self._model, self._reader, self._device = about, model, reader, device
+
+    def logits(
+        self, texts: Sequence[str], pairs: Sequence[str | None] | None = None, progress: Callable[[int, int], None] = lambda done, of: None
+    ) -> npt.NDArray[np.float32]:
+        """Scores of N texts.
+
+        Args:
+            texts: N texts of any length; those beyond the limit are read as in training.
+            pairs: N second texts for models of pairs.
+            progress: called with (texts done, N).
+
+        Returns:
+            logits_NC.
+        """
+        import torch
+
+        tokens = encode.encode(self._reader, texts, pairs, self.about.max_tokens, self.about.truncation)
+        examples = TokenExamples(tokens, Targets(None), self._reader.pad_id)
+        out_NC = np.zeros((len(texts), len(self.about.labels)), np.float32)
+        done = 0
+        with torch.inference_mode():
+            for rows in batches.in_order(examples.lengths_N, BATCH_ROWS, BATCH_TOKENS):
+                batch = examples.batch(rows).to(torch.device(self._device))
+                logits_SC = self._model(**batch.inputs).logits.float()
+                if batch.rows_S is not None:
+                    summed_BC = logits_SC.new_zeros(batch.rows, logits_SC.shape[1]).index_add(0, batch.rows_S, logits_SC)
+                    logits_SC = summed_BC / batch.rows_S.bincount(minlength=batch.rows)[:, None]
+                out_NC[rows] = logits_SC.cpu().numpy()
+                done += len(rows)
+                progress(done, len(texts))
+        return out_NC
+
+    def probabilities(self, texts: Sequence[str], pairs: Sequence[str | None] | None = None) -> npt.NDArray[np.float32]:
+        """probabilities_NC: each row sums to 1, or, with several labels, each is a label's own."""
+        return to_probabilities(self.logits(texts, pairs), self.about.multi_label)
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str | None] | None = None) -> list[Prediction]:
+        """The answer for each text."""
+        return answers(self.probabilities(texts, pairs), self.about.labels, self.about.multi_label)
+
+
+def to_probabilities(logits_NC: npt.NDArray[np.floating[Any]], multi_label: bool) -> npt.NDArray[np.float32]:
+    """Softmax over labels, or a sigmoid for each."""
+    from scipy.special import expit, softmax
+
+    out_NC: npt.NDArray[np.float32] = (expit(logits_NC) if multi_label else softmax(logits_NC.astype(np.float64), axis=1)).astype(np.float32)
+    return out_NC
+
+
+def answers(probabilities_NC: npt.NDArray[np.float32], labels: list[str], multi_label: bool) -> list[Prediction]:
+    """Probabilities -> predictions: the most probable label, or all of 0.5 and more."""
+    out = []
+    for row_C in probabilities_NC:
+        by_name = dict(zip(labels, row_C.tolist(), strict=True))
+        if multi_label:
+            chosen = [name for name, p in by_name.items() if p >= 0.5]
+            out.append(Prediction(chosen, min((by_name[n] for n in chosen), default=1 - max(by_name.values())), by_name))
+        else:
+            best = labels[int(row_C.argmax())]
+            out.append(Prediction([best], by_name[best], by_name))
+    return out
+
+
+def load(folder: Path, device: str = "cpu") -> Classifier:
+    """Load a classifier.
+
+    Args:
+        folder: a run's `model/`.
+        device: cpu or cuda.
+
+    Raises:
+        UserError: no model there, or its base is gone or changed.
+    """
+    about = abouts.read(folder)
+    head = Head(about.labels, about.multi_label)
+    model = methods.get(about.method).load(Saved(folder, head, lambda: abouts.base_of(about)))
+    model.to(device)
+    source = folder if (folder / "tokenizer.json").exists() else abouts.base_of(about).folder
+    return Classifier(about, model, tokenizer.load(source), device)

@@ -1,0 +1,87 @@
+"""`tunesmith predict`: texts or a file in, the same rows with answers out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import UserError, nearest, some
+from tunesmith.files import read_json, write_bytes
+from tunesmith.serving import engine
+
+ADDED = ("predicted", "probability")
+
+
+def predict_texts(run: Path, texts: Sequence[str], output: Path | None, device: str) -> None:
+    """One line a text: label, probability and the text, tab-separated on a terminal, JSON lines in a file or pipe."""
+    answers = engine.load(run / "model", device).predict(texts)
+    if output is None and sys.stdout.isatty():
+        for text, answer in zip(texts, answers, strict=True):
+            print(f"{answer.label}\t{answer.probability:.3f}\t{text}")
+        return
+    lines = [{"text": text, "predicted": a.label, "probability": round(a.probability, 6)} for text, a in zip(texts, answers, strict=True)]
+    _out("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), output)
+
+
+def predict_file(run: Path, input: Path, output: Path | None, column: str | None, device: str) -> None:
+    """The rows of a file with `predicted` and `probability` added, in the file's own format (Parquet becomes JSON lines).
+
+    Raises:
+        UserError: unreadable rows, a missing text column, or columns that would be overwritten.
+    """
+    from tunesmith.data import sources
+
+    records = sources.read(input)
+    if records.bad:
+        raise records.bad[0].error()
+    settings = read_json_recipe(run)
+    column = column or settings.get("text") or next((name for name in records.columns if name.lower() == "text"), None)
+    if column is None or column not in records.columns:
+        what = f"no column `{column}`{nearest(column or 'text', records.columns)}"
+        raise UserError(what, f"{records.source}:1", f"the columns are {some(records.columns)}; choose with --text")
+    clash = [name for name in ADDED if name in records.columns]
+    if clash:
+        raise UserError(f"column `{clash[0]}` is there already", f"{records.source}:1", "rename it, so that nothing is overwritten")
+    texts = []
+    for line, record in records.records:
+        value = record.get(column)
+        if not isinstance(value, str) or not value.strip():
+            raise UserError(f"no text in column `{column}`", f"{records.source}:{line}", "fill it in or delete the row")
+        texts.append(value)
+    pair = settings.get("text_pair")
+    pairs = [record.get(pair) for _, record in records.records] if pair else None
+    answers = engine.load(run / "model", device).predict(texts, pairs)
+    table = [{**record, "predicted": a.label, "probability": round(a.probability, 6)} for (_, record), a in zip(records.records, answers, strict=True)]
+    _out(_written(table, [*records.columns, *ADDED], input.suffix.lower()), output)
+
+
+def read_json_recipe(run: Path) -> dict[str, Any]:
+    """The data settings a run was made with."""
+    from tunesmith.settings import read_yaml
+
+    data: dict[str, Any] = read_yaml(run / "recipe.yaml").get("data", {})
+    columns = read_json(run / "data" / "card.json").get("columns", {})
+    return {**columns, **{key: value for key, value in data.items() if value is not None}}
+
+
+def _written(table: list[dict[str, Any]], columns: list[str], suffix: str) -> str:
+    if suffix in (".csv", ".tsv"):
+        out = io.StringIO(newline="")
+        writer = csv.DictWriter(out, columns, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+        return out.getvalue()
+    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table)
+
+
+def _out(text: str, output: Path | None) -> None:
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_bytes(output, text.encode())
+        print(f"written to {output}", file=sys.stderr)

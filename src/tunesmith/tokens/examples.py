@@ -1,0 +1,150 @@
+"""What a training step takes: batches of inputs and targets, made on demand from arrays.
+
+Shapes: N rows, B rows of a batch, S sequences of a batch (S = B unless long texts became windows), L padded length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith.files import sha256_bytes
+from tunesmith.tokens.encode import Tokens
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Batch:
+    """One micro-batch.
+
+    Attributes:
+        inputs: keyword arguments of the model.
+        targets: what the objective compares with; its shape is the objective's business. None when predicting.
+        weights_B: how much each row counts, or None for 1.
+        rows_S: which row of the batch each sequence belongs to, or None when they are the same.
+        rows: how many rows; tokens: how many tokens that are not padding.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    targets: torch.Tensor | None
+    weights_B: torch.Tensor | None
+    rows_S: torch.Tensor | None
+    rows: int
+    tokens: int
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
+        targets, weights_B, rows_S = (None if one is None else one.to(device, non_blocking=True) for one in (self.targets, self.weights_B, self.rows_S))
+        return Batch(inputs, targets, weights_B, rows_S, self.rows, self.tokens)
+
+
+class Examples(Protocol):
+    """N rows ready to be batched."""
+
+    @property
+    def lengths_N(self) -> npt.NDArray[np.int64]:
+        """Cost of each row, in tokens."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows_B: npt.NDArray[np.int64]) -> Batch:
+        """The batch of the given rows, in that order."""
+
+    def fingerprint(self) -> str:
+        """A hash of everything in them."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is to be predicted for N rows, and how much each row counts (None: 1)."""
+
+    values_N: torch.Tensor | None
+    weights_N: torch.Tensor | None = None
+
+    def of(self, rows_B: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The targets and weights of some rows."""
+        values = None if self.values_N is None else self.values_N[rows_B]
+        return values, None if self.weights_N is None else self.weights_N[rows_B]
+
+    def parts(self) -> list[bytes]:
+        """Their bytes, for a fingerprint."""
+        return [b"" if one is None else one.numpy().tobytes() for one in (self.values_N, self.weights_N)]
+
+
+@dataclass(frozen=True)
+class TokenExamples:
+    """Rows as token ids."""
+
+    tokens: Tokens
+    targets: Targets
+    pad_id: int
+
+    @property
+    def lengths_N(self) -> npt.NDArray[np.int64]:
+        return self.tokens.lengths_N
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def sequences(self) -> TokenExamples:
+        """Each sequence as a row of its own, without targets: windows apart."""
+        whole = np.arange(len(self.tokens.offsets_Q), dtype=np.int64)
+        return TokenExamples(replace(self.tokens, rows_N=whole), Targets(None), self.pad_id)
+
+    def batch(self, rows_B: npt.NDArray[np.int64]) -> Batch:
+        import torch
+
+        t = self.tokens
+        sequences, rows_S = rows_B, None
+        if len(t.offsets_Q) != len(t.rows_N):
+            counts = t.rows_N[rows_B + 1] - t.rows_N[rows_B]
+            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            sequences = np.repeat(t.rows_N[rows_B], counts) + within
+            rows_S = torch.from_numpy(np.repeat(np.arange(len(rows_B)), counts))
+        starts, lengths = t.offsets_Q[sequences], t.offsets_Q[sequences + 1] - t.offsets_Q[sequences]
+        width = int(lengths.max())
+        places = np.arange(width)
+        mask_SL = places < lengths[:, None]
+        flat = np.minimum(starts[:, None] + places, len(t.ids_T) - 1)
+        ids_SL = np.where(mask_SL, t.ids_T[flat], self.pad_id).astype(np.int64)
+        inputs = {"input_ids": torch.from_numpy(ids_SL), "attention_mask": torch.from_numpy(mask_SL.astype(np.int64))}
+        if t.types_T is not None:
+            inputs["token_type_ids"] = torch.from_numpy(np.where(mask_SL, t.types_T[flat], 0).astype(np.int64))
+        values, weights = self.targets.of(torch.from_numpy(rows_B))
+        return Batch(inputs, values, weights, rows_S, len(rows_B), int(lengths.sum()))
+
+    def fingerprint(self) -> str:
+        t = self.tokens
+        types = b"" if t.types_T is None else t.types_T.tobytes()
+        return sha256_bytes(b"".join([t.ids_T.tobytes(), t.offsets_Q.tobytes(), t.rows_N.tobytes(), types, *self.targets.parts()]))
+
+
+@dataclass(frozen=True)
+class VectorExamples:
+    """Rows as vectors of a frozen base: vectors_ND float32."""
+
+    vectors_ND: Any
+    targets: Targets
+
+    @property
+    def lengths_N(self) -> npt.NDArray[np.int64]:
+        return np.ones(len(self), np.int64)
+
+    def __len__(self) -> int:
+        return len(self.vectors_ND)
+
+    def batch(self, rows_B: npt.NDArray[np.int64]) -> Batch:
+        import torch
+
+        index = torch.from_numpy(rows_B)
+        values, weights = self.targets.of(index)
+        return Batch({"vectors": self.vectors_ND[index]}, values, weights, None, len(rows_B), len(rows_B))
+
+    def fingerprint(self) -> str:
+        return sha256_bytes(b"".join([self.vectors_ND.numpy().tobytes(), *self.targets.parts()]))

@@ -1,0 +1,336 @@
+"""The loop: plan, forward, backward, guard, update, measure, save. It knows no objective's and no method's name.
+
+A run that is killed anywhere and started again ends with the same bits: the order of batches is a function of the seed and the epoch, the
+learning rate a function of the step, and a checkpoint holds weights, moments, random state and the few counters below.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from tunesmith.errors import Interrupted, UserError
+from tunesmith.objectives import Objective
+from tunesmith.tokens import batches
+from tunesmith.tokens.examples import Batch, Examples
+from tunesmith.training import checkpoint, schedule
+from tunesmith.training.device import Machine
+from tunesmith.training.optimizer import Optimizer
+from tunesmith.training.settings import TrainSettings
+
+MOST_SKIPPED = 3
+"""Non-finite steps in a row after which going on would be pretence."""
+MEASURE_TOKENS = 4096
+"""Padded tokens of a batch when only measuring."""
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class State:
+    """The counters of a training, as a checkpoint's state.json holds them."""
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    """Batches of this epoch already used."""
+    best_step: int | None = None
+    best_score: list[float] = field(default_factory=list)
+    best_figures: dict[str, float] = field(default_factory=dict)
+    without_gain: int = 0
+    """Evaluations since the best one."""
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    decay: float = 1.0
+    sums: dict[str, float] = field(default_factory=dict)
+    """Training sums since the last logged step."""
+    ended: Literal["", "finished", "early"] = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished training was: its counters, the step whose weights the model now holds, and the peak memory in MB."""
+
+    state: State
+    kept_step: int
+    decay: float
+    peak_memory_mb: float
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    examples: Examples,
+    valid: Examples | None,
+    settings: TrainSettings,
+    machine: Machine,
+    checkpoints: Path,
+    identity: str,
+    emit: Emit,
+    stopping: Callable[[], int | None] = lambda: None,
+) -> Outcome:
+    """Train a model, from the newest whole checkpoint if there is one.
+
+    Args:
+        model: parameters that require grad learn; on return it holds the kept step's weights, in eval mode.
+        objective: gives losses and figures.
+        examples, valid: rows to learn from and to choose the kept step by; without `valid` the last step is kept.
+        settings: with numbers in place of every `auto`.
+        machine: device, precision and threads.
+        checkpoints: folder for them; other trainings' are ignored by `identity`.
+        identity: hash of all that decides the result.
+        emit: takes events: progress, step, valid, skipped, checkpoint, resumed, warning.
+        stopping: polled after each step; a signal number makes the loop save and stop.
+
+    Returns:
+        The outcome.
+
+    Raises:
+        Interrupted: `stopping` said so; a checkpoint of this very step is on disk.
+        UserError: the loss or gradient was not finite `MOST_SKIPPED` times in a row, or a checkpoint could not be written.
+    """
+    device = torch.device(machine.device)
+    model.to(device)
+    masters = machine.precision == "bf16" and not getattr(model, "fp32_only", False)
+    optimizer = Optimizer(model, settings.weight_decay, settings.betas, masters)
+    if masters:
+        model.to(torch.bfloat16)
+    state = State()
+    found, warnings = checkpoint.newest(checkpoints, identity)
+    for text in warnings:
+        emit({"kind": "warning", "text": text})
+    if found:
+        state = _restore(found, optimizer)
+        emit({"kind": "resumed", "step": state.step})
+    plans = _Plans(examples.lengths_N, settings)
+    total = plans.steps()
+    marks = _evaluation_steps(plans, settings)
+    model.train()
+    loop = _Loop(model, objective, optimizer, settings, device, state, total, checkpoints, identity, emit)
+    log_every = settings.log_every or max(1, total // 200)
+    while not state.ended:
+        if state.step >= total or (settings.patience is not None and state.without_gain >= settings.patience):
+            state.ended = "finished" if state.step >= total else "early"
+            break
+        started = time.perf_counter()
+        rows = plans.of(state.epoch)[state.position]
+        loop.step([examples.batch(one) for one in _micro(rows, settings.micro_rows)])
+        state.position += 1
+        if state.position == len(plans.of(state.epoch)):
+            state.epoch, state.position = state.epoch + 1, 0
+        state.seconds += time.perf_counter() - started
+        if state.step % log_every == 0 or state.step in marks or state.step == total:
+            loop.log()
+        emit({"kind": "progress", "task": "train", "done": state.step, "of": total, "tokens": state.tokens, "seconds": state.seconds})
+        if valid is not None and state.step in marks:
+            started = time.perf_counter()
+            better = loop.evaluate(valid)
+            state.seconds += time.perf_counter() - started
+            if settings.patience is not None and state.without_gain >= settings.patience:
+                state.ended = "early"
+            if better or state.ended:
+                loop.save()
+        if state.step == total and not state.ended:
+            state.ended = "finished"
+        number = stopping()
+        if loop.save_is_due() or number is not None or (state.ended and loop.saved_step != state.step):
+            loop.save()
+        if number is not None:
+            raise Interrupted(number)
+    kept = state.step
+    if state.best_step is not None and settings.keep_best and state.best_step != state.step:
+        best = checkpoint.at(checkpoints, state.best_step, identity)
+        optimizer.load(best.tensors("weights"), {})
+        optimizer.decay = State(**best.state).decay
+        kept = state.best_step
+    if masters:
+        model.float()
+        with torch.no_grad():
+            torch._foreach_copy_(optimizer.parameters, optimizer.masters)
+    model.eval()
+    return Outcome(state, kept, optimizer.decay, peak_memory_mb(device))
+
+
+class _Plans:
+    """The batches of each epoch, the current one kept."""
+
+    def __init__(self, lengths_N: npt.NDArray[np.int64], settings: TrainSettings) -> None:
+        assert not isinstance(settings.epochs, str)
+        self._lengths_N, self._settings, self.epochs = lengths_N, settings, settings.epochs
+        self._epoch, self._plan = -1, list[npt.NDArray[np.int64]]()
+        self.sizes = [len(self.of(epoch)) for epoch in range(self.epochs)]
+
+    def of(self, epoch: int) -> list[npt.NDArray[np.int64]]:
+        if epoch != self._epoch:
+            s = self._settings
+            self._epoch, self._plan = epoch, batches.plan(self._lengths_N, s.batch_rows, s.batch_tokens, s.seed, epoch)
+        return self._plan
+
+    def steps(self) -> int:
+        return sum(self.sizes)
+
+
+def _evaluation_steps(plans: _Plans, settings: TrainSettings) -> set[int]:
+    """Steps after which validation is measured: every `evaluate_every` epochs, and the last."""
+    ends = np.concatenate([[0], np.cumsum(plans.sizes)])
+    points = np.arange(settings.evaluate_every, plans.epochs + 1e-9, settings.evaluate_every)
+    return {max(1, round(float(x))) for x in np.interp(points, np.arange(plans.epochs + 1), ends)} | {plans.steps()}
+
+
+def _micro(rows_B: npt.NDArray[np.int64], micro_rows: int | None) -> list[npt.NDArray[np.int64]]:
+    size = micro_rows or len(rows_B)
+    return [rows_B[start : start + size] for start in range(0, len(rows_B), size)]
+
+
+class _Loop:
+    """One training's moving parts, so that each thing a step does has a name."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        optimizer: Optimizer,
+        settings: TrainSettings,
+        device: torch.device,
+        state: State,
+        total: int,
+        checkpoints: Path,
+        identity: str,
+        emit: Emit,
+    ) -> None:
+        self.model, self.objective, self.optimizer, self.settings = model, objective, optimizer, settings
+        self.device, self.state, self.total, self.emit = device, state, total, emit
+        self.checkpoints, self.identity = checkpoints, identity
+        self.saved_step, self.saved_at = state.step, time.monotonic()
+        self.warmup_steps = math.ceil(settings.warmup * total)
+        self.norm = self.rate = 0.0
+
+    def step(self, micro: list[Batch]) -> None:
+        """One optimizer step over micro-batches whose losses are averaged by units, exactly."""
+        state, settings = self.state, self.settings
+        units = sum(self.objective.units(batch) for batch in micro)
+        finite = True
+        sums: dict[str, float] = {}
+        for batch in micro:
+            loss = self.objective.loss(self.model, batch if self.device.type == "cpu" else batch.to(self.device))
+            finite = finite and math.isfinite(loss.sums["loss"])
+            if finite:
+                (loss.total / units).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            for name, value in loss.sums.items():
+                sums[name] = sums.get(name, 0.0) + value
+            state.tokens += batch.tokens
+        norm = self.optimizer.gradient_norm() if finite else math.nan
+        assert not isinstance(settings.learning_rate, str)
+        self.rate = settings.learning_rate * schedule.factor(state.step, self.total, self.warmup_steps, settings.schedule)
+        state.step += 1
+        # +-------------------------------------------------------------------------------------------------------+
+        # | A non-finite loss or gradient must never reach the weights: one such step makes every weight NaN, and  |
+        # | every checkpoint after it worthless. The step is skipped, counted, and three in a row stop the run.    |
+        # +-------------------------------------------------------------------------------------------------------+
+        if math.isfinite(norm):
+            self.norm = norm
+            shrink = min(1.0, settings.clip_norm / (norm + 1e-6)) if settings.clip_norm else 1.0
+            self.optimizer.step(self.rate, shrink)
+            state.skipped_in_a_row = 0
+            for name, value in sums.items():
+                state.sums[name] = state.sums.get(name, 0.0) + value
+        else:
+            state.skipped, state.skipped_in_a_row = state.skipped + 1, state.skipped_in_a_row + 1
+            what = "loss" if not finite else "gradient"
+            self.emit({"kind": "skipped", "step": state.step, "what": what})
+        self.optimizer.zero_grad()
+        if state.skipped_in_a_row >= MOST_SKIPPED:
+            raise UserError(
+                f"the {what} was not finite in {MOST_SKIPPED} steps in a row, the last is step {state.step}; nothing of them was learnt",
+                f"training at learning rate {self.rate:.2g}",
+                f"try train.learning_rate={settings.learning_rate / 3:.1g} or train.precision=fp32, and look for odd rows in data/",
+            )
+
+    def log(self) -> None:
+        """Emit the mean of the training figures since the last time."""
+        state = self.state
+        figures = self.objective.summary(state.sums) if state.sums else {}
+        state.sums = {}
+        self.emit({"kind": "step", "step": state.step, "epoch": self.epochs_done(), "learning_rate": self.rate, "gradient_norm": self.norm, **figures})
+
+    def epochs_done(self) -> float:
+        """Epochs behind us, with fractions."""
+        assert not isinstance(self.settings.epochs, str)
+        return round(self.state.step / self.total * self.settings.epochs, 4)
+
+    def evaluate(self, valid: Examples) -> bool:
+        """Measure on validation rows; True when this is the best step so far."""
+        figures = measure(self.model, self.objective, valid, self.device)
+        self.model.train()
+        score = list(self.objective.score(figures))
+        better = all(map(math.isfinite, score)) and (self.state.best_step is None or score > self.state.best_score)
+        if better:
+            self.state.best_step, self.state.best_score, self.state.best_figures = self.state.step, score, figures
+            self.state.without_gain = 0
+        else:
+            self.state.without_gain += 1
+        self.emit({"kind": "valid", "step": self.state.step, "epoch": self.epochs_done(), "best": better, **figures})
+        return better
+
+    def save_is_due(self) -> bool:
+        """Whether enough steps or seconds have gone by since the last checkpoint."""
+        s = self.settings
+        if s.checkpoint_steps is not None:
+            return self.state.step - self.saved_step >= s.checkpoint_steps
+        return time.monotonic() - self.saved_at >= s.checkpoint_seconds
+
+    def save(self) -> None:
+        """Write a checkpoint of this step and delete old ones."""
+        if self.saved_step == self.state.step and checkpoint.folder_of(self.checkpoints, self.state.step).exists():
+            return
+        self.state.decay = self.optimizer.decay
+        weights, moments = self.optimizer.tensors()
+        random = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {})
+        checkpoint.save(self.checkpoints, self.state.step, self.identity, weights, moments, random, asdict(self.state))
+        self.saved_step, self.saved_at = self.state.step, time.monotonic()
+        self.emit({"kind": "checkpoint", "step": self.state.step})
+        gigabytes = self.settings.checkpoint_gigabytes
+        best = self.state.best_step if self.settings.keep_best else None
+        checkpoint.tidy(self.checkpoints, self.settings.keep_checkpoints, best, gigabytes * 1e9 if gigabytes else None)
+
+
+def _restore(found: checkpoint.Checkpoint, optimizer: Optimizer) -> State:
+    optimizer.load(found.tensors("weights"), found.tensors("moments"))
+    state = State(**found.state)
+    state.ended = ""  # it ends again by itself, or goes on when epochs or patience were raised
+    optimizer.decay = state.decay
+    random = found.tensors("random")
+    torch.set_rng_state(random["cpu"])
+    if "cuda" in random:
+        torch.cuda.set_rng_state(random["cuda"])
+    return state
+
+
+def measure(model: nn.Module, objective: Objective, examples: Examples, device: torch.device) -> dict[str, float]:
+    """An objective's figures over all examples, in eval mode and without gradients."""
+    model.eval()
+    sums: dict[str, float] = {}
+    with torch.inference_mode():
+        for rows in batches.in_order(examples.lengths_N, 256, MEASURE_TOKENS):
+            for name, value in objective.measure(model, examples.batch(rows).to(device)).items():
+                sums[name] = sums.get(name, 0.0) + value
+    return objective.summary(sums)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory this process (or, on a GPU, torch on it) has held, in MB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

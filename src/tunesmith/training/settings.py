@@ -1,0 +1,62 @@
+"""The settings of training. Apart from the loop because the recipe reads them before torch is wanted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tunesmith.settings import Settings
+from tunesmith.training.device import Precision
+from tunesmith.training.schedule import Schedule
+
+
+class TrainSettings(Settings):
+    """How to learn."""
+
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Passes over the training rows. auto: what suits the method."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
+    """Peak learning rate. auto: what suits the method."""
+    batch_rows: int = Field(32, ge=1)
+    """Most rows of one optimizer step."""
+    batch_tokens: int | None = Field(None, ge=1)
+    """Most tokens of one optimizer step, padding included. null: rows alone decide."""
+    micro_rows: int | None = Field(None, ge=1)
+    """Rows computed at once; an optimizer step adds up as many such parts as it needs. Saves memory, changes nothing else. null: all."""
+    schedule: Schedule = "linear"
+    """The learning rate after warm-up: linear or cosine to 0, or constant."""
+    warmup: float = Field(0.06, ge=0, lt=1)
+    """Share of all steps in which the learning rate grows from 0."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decay of matrices and tables per unit of learning rate; biases and norms do not decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of AdamW's two moments."""
+    clip_norm: float = Field(1.0, ge=0)
+    """Largest norm of all gradients together. 0: no clipping."""
+    evaluate_every: float = Field(1.0, gt=0)
+    """Epochs between two measurements on the validation rows."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after this many measurements without a better one. null: never."""
+    keep_best: bool = True
+    """Keep the best step by validation; false keeps the last."""
+    seed: int = Field(0, ge=0)
+    """Decides the head's first weights, the order of rows and dropout."""
+    seeds: int = Field(1, ge=1, le=20)
+    """Train this many times (seed, seed + 1, ...) and report mean and spread; the best by validation is kept."""
+    checkpoint_steps: int | None = Field(None, ge=1)
+    """Optimizer steps between checkpoints. null: by time."""
+    checkpoint_seconds: float = Field(300, gt=0)
+    """Seconds between checkpoints when checkpoint_steps is null."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """How many of the newest checkpoints are kept; the best one is kept besides."""
+    checkpoint_gigabytes: float | None = Field(None, gt=0)
+    """Most space for checkpoints; the newest and the best stay in any case. null: no bound."""
+    log_every: int | None = Field(None, ge=1)
+    """Steps between two points of the training curve. null: 200 points in all."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Precision = "auto"
+    """fp32, bf16 (with fp32 master weights), or auto: bf16 where it is measured to be faster."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads. null: as many as the process may use."""

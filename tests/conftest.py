@@ -1,0 +1,108 @@
+"""What every test has: no network, one thread a process, a cache of its own, and a tiny base and data set."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # before torch is imported; two test processes share the cores
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import csv
+import json
+import random
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that reaches for the network fails at once, whatever machine it is on."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test reached for the network: {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Feature vectors of tests never meet the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("TUNESMITH_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers and width 32 with random weights and the starter's tokenizer, in a folder as transformers saves it."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from tunesmith import starters
+
+    folder = tmp_path_factory.mktemp("tiny-base")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64, initializer_range=0.1
+    )
+    BertModel(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(starters.base_folder("starter/minilm") / name, folder / name)
+    return folder
+
+
+COLOURS = {"red": "apple brick rose cherry ruby", "green": "leaf grass lime moss fern", "blue": "sky sea ink jeans lake"}
+
+
+def colour_rows(count: int = 120, seed: int = 0) -> list[dict[str, str]]:
+    """Sentences whose words give away one of three labels: learnable by anything, in seconds."""
+    draw = random.Random(seed)
+    rows = []
+    for index in range(count):
+        label = draw.choice(sorted(COLOURS))
+        words = draw.sample(COLOURS[label].split(), 2)
+        filler = draw.sample("the old man saw one very near his big house on that day with some great joy".split(), draw.randint(2, 6))
+        text = " ".join([*filler[:2], *words, *filler[2:], str(index)])
+        rows.append({"text": text, "label": label, "who": f"p{draw.randint(0, count // 3)}"})
+    return rows
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
+    """Rows as a CSV file."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """A CSV file of 120 labelled rows."""
+    return write_csv(tmp_path / "colours.csv", colour_rows())
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, colours: Path, tiny_base: Path) -> Path:
+    """A recipe over `colours` and the tiny base that trains in a second."""
+    path = tmp_path / "colours.yaml"
+    path.write_text(
+        json.dumps(
+            {
+                "data": {"train": "colours.csv", "text": "text", "label": "label"},
+                "model": str(tiny_base),
+                "method": "full",
+                "train": {"epochs": 2, "learning_rate": 2e-3, "batch_rows": 8, "precision": "fp32", "threads": 1},
+                "evaluate": {"resamples": 200},
+            }
+        )
+    )
+    return path

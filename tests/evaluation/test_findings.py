@@ -1,0 +1,174 @@
+"""The verdict's words, and the sections the report is given."""
+
+import numpy as np
+import pytest
+
+from tunesmith.evaluation import calibration, findings
+from tunesmith.evaluation.measure import evaluate
+from tunesmith.sections import Bars, Heatmap, Lines, Quotes, Table, Words
+
+
+def line(against, difference, low, high, p, metric="macro_f1"):
+    return {"model": "tuned", "against": against, "metric": metric, "difference": difference, "low": low, "high": high, "p": p}
+
+
+def an_evaluation(*lines, rows=3000, metric="macro_f1", value=0.9, groups=None):
+    """The least that house.md promises, so that any objective's evaluation gets a verdict."""
+    entry = {"value": value, "low": value - 0.01, "high": value + 0.01}
+    models = {"tuned": {metric: entry}}
+    models |= {c["against"]: {metric: {key: v - c["difference"] for key, v in entry.items()}} for c in lines}
+    split = {"rows": rows, "models": models, "comparisons": list(lines)} | ({"groups": groups} if groups else {})
+    return {"headline": metric, "splits": {"test": split}}
+
+
+BETTER = line("tfidf", 0.031, 0.022, 0.041, 0.0005)
+UNCLEAR = line("base", 0.005, -0.009, 0.019, 0.48)
+WORSE = line("tfidf", -0.05, -0.07, -0.03, 0.001)
+EQUAL = line("base", 0.001, -0.004, 0.006, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("lines", "headline", "tone"),
+    [
+        ([BETTER], "The tuned model is better than tfidf", "good"),
+        ([BETTER, UNCLEAR], "The tuned model is better than tfidf, but not shown to be better than base", "warn"),
+        ([UNCLEAR], "The tuned model is NOT shown to be better than base", "warn"),
+        ([EQUAL], "The tuned model is NOT shown to be better than base", "bad"),
+        ([WORSE], "The tuned model is worse than tfidf", "bad"),
+        ([WORSE, BETTER | {"against": "majority"}], "The tuned model is worse than tfidf, though better than majority", "bad"),
+        ([BETTER, UNCLEAR | {"against": "majority"}], "better than tfidf, but not shown to be better than majority", "bad"),
+        ([], "The tuned model was compared with nothing: whether tuning helped is not known", "warn"),
+    ],
+)
+def test_headline_and_tone(lines, headline, tone):
+    found = findings.verdict(an_evaluation(*lines))
+    assert headline in found[0] and found[2] == tone
+
+
+def test_sentences_say_how_much_and_how_sure():
+    _, sentences, _ = findings.verdict(an_evaluation(BETTER, UNCLEAR))
+    assert sentences[0].startswith("On 3,000 test rows the tuned model reaches a macro F1 of 90.0 % (89.0 to 91.0)")
+    assert sentences[1] == (
+        "Better than tfidf: macro F1 is 3.1 points higher (90.0 % against 86.9 %); "
+        "anything from 2.2 to 4.1 points higher fits the data (95 % interval; p < 0.001)."
+    )
+    assert sentences[2].startswith(
+        "Not shown to be better than base: macro F1 is 0.5 points higher (90.0 % against 89.5 %), "
+        "but anything from 0.9 points lower to 1.9 points higher fits the data (95 % interval; p = 0.48)."
+    )
+    assert "it would take about 48,000 test rows to show it" in sentences[2]
+    assert "2 comparisons made (Holm)" in sentences[3]
+
+
+def test_less_is_better_for_losses():
+    lower = line("base", -0.2, -0.3, -0.1, 0.001, "log_loss")
+    assert findings.reading(lower) == "better"
+    assert findings.reading(lower | {"difference": 0.2, "low": 0.1, "high": 0.3}) == "worse"
+    _, sentences, tone = findings.verdict(an_evaluation(lower, metric="log_loss"))
+    assert "log loss is 0.200 lower (0.900 against 1.100); anything from 0.100 to 0.300 lower fits" in sentences[1]
+    assert tone == "good"
+
+
+def test_a_small_p_alone_or_an_interval_alone_is_not_enough():
+    assert findings.reading(line("base", 0.05, -0.001, 0.1, 0.01)) == "unclear"
+    assert findings.reading(line("base", 0.05, 0.001, 0.1, 0.04) | {"p_adjusted": 0.08}) == "unclear"
+
+
+def test_a_real_but_small_gain_is_called_so():
+    _, sentences, tone = findings.verdict(an_evaluation(line("base", 0.004, 0.001, 0.007, 0.01)))
+    assert sentences[1].startswith("Slightly better than base: macro F1 is 0.4 points higher") and tone == "good"
+
+
+def test_models_with_the_same_figure_are_called_the_same():
+    text = findings.verdict(an_evaluation(line("base", 0.0, -0.02, 0.02, 1.0)))[1][1]
+    assert text == (
+        "Not shown to be better than base: macro F1 is the same (90.0 % against 90.0 %), "
+        "but anything from 2.0 points lower to 2.0 points higher fits the data (95 % interval; p = 1.00)."
+    )
+
+
+def test_a_small_test_set_and_few_groups_are_said():
+    wide = an_evaluation(UNCLEAR, rows=40, groups=8)
+    wide["splits"]["test"]["models"]["tuned"]["macro_f1"] |= {"low": 0.79, "high": 0.99}
+    _, sentences, _ = findings.verdict(wide)
+    assert "The test set is small: the figure is known only to within about 10 points either way." in sentences
+    assert "The rows belong to 8 groups that count as one each in the intervals; with so few" in sentences[-1]
+
+
+def test_rows_needed():
+    """A half-width of 1.96 standard errors at 100 rows, a difference of one: (2.8 / 1)^2 = 7.84 times the rows."""
+    assert findings.rows_needed(100, line("base", 0.01, 0.01 - 0.0196, 0.01 + 0.0196, 0.3)) == 780
+    assert findings.rows_needed(100, line("base", 0.0, -0.01, 0.01, 1.0)) is None
+    assert findings.rows_needed(100, line("base", 1e-6, -0.01, 0.01, 1.0)) is None
+
+
+def measured(classes, rows=400, error=0.3, **more):
+    rng = np.random.default_rng(0)
+    labels = np.arange(rows) % classes
+    models = {}
+    for name, rate in (("tuned", error), ("base", 0.6)):
+        answers = np.where(rng.random(rows) < rate, (labels + 1) % classes, labels)
+        models[name] = np.eye(classes)[answers] * 0.8 + 0.2 / classes
+    return evaluate(models, labels, [f"label {c}" for c in range(classes)], resamples=100, **more)
+
+
+def blocks(sections, kind):
+    return [block for section in sections for block in section.blocks if isinstance(block, kind)]
+
+
+def test_sections_show_baselines_errors_labels_calibration_and_coverage():
+    fitted = calibration.Abstention(0.5, 0.7, 0.71, 0.95, 0.9, 0.8, 300)
+    found = measured(4, abstention=fitted, out_of_scope=np.full((20, 4), 0.25))
+    made = findings.sections(found, {str(i): f"text {i}" for i in range(400)})
+    assert [section.name for section in made] == ["baselines", "errors", "labels", "calibration", "coverage"]
+    bars = blocks(made, Bars)[0]
+    assert bars.names == ["tuned", "base"] and bars.emphasis == 0 and bars.intervals[0][0] < bars.values[0] < bars.intervals[0][1]
+    table = blocks(made, Table)[0]
+    assert table.columns[1] == "macro F1" and all(len(row) == len(table.columns) for row in table.rows)
+    quote = blocks(made, Quotes)[0].items[0]
+    assert ("text", f"text {dict(quote)['row']}") in quote
+    reliability, coverage = blocks(made, Lines)
+    assert reliability.diagonal and coverage.marks[0][1] == "threshold 0.50"
+    words = " ".join(block.text for block in blocks(made, Words))
+    assert "accuracy on new rows like these is at least 70 %, with 95 % certainty" in words and "AUROC of 1.000" in words
+
+
+def test_a_large_confusion_matrix_is_cut_to_the_most_confused_and_keeps_its_counts():
+    found = measured(30, rows=900)
+    grid = blocks(findings.sections(found), Heatmap)[0]
+    assert len(grid.row_names) == findings.SHOWN_CLASSES == len(grid.values) and "15 most confused of 30" in grid.caption
+    cells = {(truth, answer): count for truth, answer, count in found["splits"]["test"]["confusion"]}
+    names = found["splits"]["test"]["labels"]
+    for i, truth in enumerate(grid.row_names):
+        for j, answer in enumerate(grid.column_names):
+            assert grid.values[i][j] == cells.get((names.index(truth), names.index(answer)), 0)
+    worst = found["splits"]["test"]["most_confused"][0]
+    assert grid.row_names[:2] == [worst["truth"], worst["answer"]]
+    assert findings.sections(found)[2].folded
+    whole = blocks(findings.sections(measured(4)), Heatmap)[0]
+    assert sum(map(sum, whole.values)) == 400
+
+
+def test_sections_without_errors_texts_or_details():
+    perfect = findings.sections(measured(4, error=0.0))
+    assert any("no error" in block.text for block in blocks(perfect, Words))
+    quote = blocks(findings.sections(measured(4)), Quotes)[0].items[0]
+    assert dict(quote)["text"] == "(not kept)"
+    assert [section.name for section in findings.sections(an_evaluation(BETTER))] == ["baselines"]
+
+
+def test_a_threshold_that_cannot_be_promised_is_said():
+    none = calibration.Abstention(None, 0.95, 0.861, 0.95, 0.0, None, 40)
+    words = " ".join(block.text for block in blocks(findings.sections(measured(4, abstention=none)), Words))
+    assert "No threshold can be promised to reach 95 % accuracy on new rows" in words
+    assert "the best that 40 validation rows support is 86.1 %" in words
+
+
+def test_several_labels_a_row_have_sections_too():
+    rng = np.random.default_rng(0)
+    labels = rng.random((100, 3)) < 0.4
+    models = {"tuned": np.clip(labels * 0.5 + 0.6 * rng.random((100, 3)), 0, 1), "base": rng.random((100, 3))}
+    found = evaluate(models, labels, list("abc"), resamples=100)
+    made = findings.sections(found)
+    assert not blocks(made, Heatmap) and {item[0] for item in blocks(made, Quotes)[0].items[0]} >= {"row", "confidence"}
+    assert "all labels right" in " ".join(findings.verdict(found)[1])
