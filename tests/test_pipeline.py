@@ -11,7 +11,7 @@ import tunesmith
 from tunesmith import pipeline, recipe
 
 
-@pytest.mark.parametrize(("method", "epochs", "rate"), [("features", 12, 2e-3), ("full", 4, 2e-3), ("lora", 12, 1e-2)])
+@pytest.mark.parametrize(("method", "epochs", "rate"), [("features", 12, 2e-3), ("full", 8, 4e-3), ("freeze", 12, 5e-3), ("lora", 12, 1e-2)])
 def test_a_run_keeps_the_contract_of_its_directory(recipe_file: Path, tmp_path: Path, method: str, epochs: int, rate: float) -> None:
     run = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs", method=method, train__epochs=epochs, train__learning_rate=rate)
     names = {path.name for path in run.folder.iterdir()}

@@ -24,7 +24,7 @@ class Finished:
     def __init__(self, one: runs.Run) -> None:
         self.folder, self.name, self.status = one.folder, one.name, one.status
         self.training = _dots(one.state.get("training", {}))
-        found = pipeline.evaluation_of(one)
+        found = runs.evaluation_of(one)
         self.evaluation = None
         if found:
             splits = {side: {**split["models"], "rows": split["rows"], "comparisons": split["comparisons"]} for side, split in found["splits"].items()}

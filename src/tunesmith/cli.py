@@ -170,9 +170,9 @@ def _after(stage: str) -> str:
 
 
 def _summary(one: Run) -> str:
-    from tunesmith import pipeline
+    from tunesmith import runs
 
-    evaluation = pipeline.evaluation_of(one)
+    evaluation = runs.evaluation_of(one)
     lines = []
     if evaluation:
         from tunesmith.evaluation import findings
@@ -231,14 +231,23 @@ def predict(
     from tunesmith.serving import predicting
 
     one = runs.find(runs_dir, run)
+    if input is not None and texts:
+        raise UserError("both texts and --input are given", "command line", "give one of the two")
     if input is not None:
         predicting.predict_file(one.folder, input, output, column, device)
         return
     if not texts:
-        texts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        texts = _lines_of_stdin()
     if not texts:
         raise UserError("no text is given", "command line", 'tunesmith predict RUN "a text", or pipe texts in, or --input FILE')
     predicting.predict_texts(one.folder, texts, output, device)
+
+
+def _lines_of_stdin() -> list[str]:
+    try:
+        return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"byte 0x{error.object[error.start]:02X} is not UTF-8", "stdin", "iconv -f WINDOWS-1252 -t UTF-8 turns Windows text into it") from error
 
 
 @runs_app.callback()
@@ -246,13 +255,13 @@ def list_runs(context: typer.Context, runs_dir: RunsDir = RUNS) -> None:
     """List runs, newest last."""
     if context.invoked_subcommand:
         return
-    from tunesmith import pipeline, runs
+    from tunesmith import runs
 
     found = sorted(runs.every(runs_dir), key=lambda one: str(one.state.get("created", "")))
     if not found:
         typer.echo(f"No runs in {runs_dir}. Start one: tunesmith run RECIPE")
     for one in found:
-        evaluation = pipeline.evaluation_of(one)
+        evaluation = runs.evaluation_of(one)
         figure = ""
         if evaluation:
             split = next(iter(evaluation["splits"].values()))
@@ -266,10 +275,18 @@ def delete_run(run: RunName, runs_dir: RunsDir = RUNS, yes: Annotated[bool, type
     from tunesmith import runs
 
     one = runs.find(runs_dir, run)
-    if not yes:
-        typer.confirm(f"Delete {one.folder} and everything in it?", abort=True)
+    if not yes and not _confirmed(f"Delete {one.folder} and everything in it?"):
+        typer.echo("Nothing is deleted")
+        return
     runs.delete(one)
     typer.echo(f"{one.name} is deleted")
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        raise UserError("nobody answered the question", "command line", "add --yes to go on without it") from None
 
 
 def main() -> None:
@@ -288,9 +305,14 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing is wrong
         code = 0
-    except Exception:  # noqa: BLE001  # the last line of defence: say how to report it
+    except Exception as error:  # noqa: BLE001  # the last line of defence: say how to report it
         import traceback
 
+        from tunesmith.files import SURROUNDINGS, as_user_error
+
+        if isinstance(error, OSError) and error.errno in SURROUNDINGS and error.filename:
+            print(f"error: {as_user_error(error, Path(os.fsdecode(error.filename)))}", file=sys.stderr)
+            sys.exit(2)
         traceback.print_exc()
         print("\nThis is a fault of tunesmith, not of yours. Please report it with the lines above and `tunesmith runs`.", file=sys.stderr)
         code = 1

@@ -22,6 +22,11 @@ from tunesmith.errors import UserError
 STAGING = ".staging-"
 """Prefix of every name that is not finished yet; whoever finds one without its writer may delete it."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+SURROUNDINGS = (*FULL, *FORBIDDEN)
+"""System errors that are the user's to mend wherever they come up, never a fault of ours."""
+
 
 def sha256_bytes(data: bytes) -> str:
     """Hex digest of some bytes."""
@@ -70,7 +75,7 @@ def as_user_error(error: OSError, path: Path) -> UserError:
     Returns:
         An error naming the cause: no space (with the free bytes), no permission, not there, or the system's words.
     """
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         folder = next((p for p in [path, *path.parents] if p.is_dir()), Path("/"))
         free = shutil.disk_usage(folder).free
         return UserError(
@@ -78,11 +83,18 @@ def as_user_error(error: OSError, path: Path) -> UserError:
             str(path),
             "free some space or choose another place with --runs-dir, then give the same command again: it resumes",
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in FORBIDDEN:
         return UserError("no permission to read or write here", str(path), "change its owner or mode, or choose another place")
     if error.errno == errno.ENOENT:
         return UserError("no such file or folder", str(path), "check the path; it is taken from where you stand")
     return UserError(f"the system refused: {error.strerror or error}", str(path), "check the disk and the path")
+
+
+def _system_error(error: Exception) -> OSError | None:
+    """The system's error behind an exception: safetensors wraps a full disk in a class of its own and keeps only its text."""
+    if isinstance(error, OSError):
+        return error
+    return OSError(errno.ENOSPC, "no space left on device") if "No space left on device" in str(error) else None
 
 
 @contextmanager
@@ -102,8 +114,10 @@ def staged_file(path: Path) -> Iterator[Path]:
         fsync_file(staging)
         os.replace(staging, path)
         fsync_folder(path.parent)
-    except OSError as error:
-        raise as_user_error(error, path) from error
+    except Exception as error:
+        if cause := _system_error(error):
+            raise as_user_error(cause, path) from error
+        raise
     finally:
         staging.unlink(missing_ok=True)
 
@@ -132,8 +146,10 @@ def staged_folder(path: Path) -> Iterator[Path]:
         else:
             os.replace(staging, path)
         fsync_folder(path.parent)
-    except OSError as error:
-        raise as_user_error(error, path) from error
+    except Exception as error:
+        if cause := _system_error(error):
+            raise as_user_error(cause, path) from error
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tunesmith import methods, starters
+from tunesmith.data import prepare as preparation
 from tunesmith.data.validate import DataSettings
 from tunesmith.errors import UserError
 from tunesmith.methods import MethodSettings
@@ -18,7 +20,8 @@ from tunesmith.objectives import ObjectiveSettings
 from tunesmith.settings import Settings, build, read_yaml, with_override
 from tunesmith.training.settings import TrainSettings
 
-NAME_RULE = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+NAME_RULE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""A run's name is a folder's: lower case, so that it is one name on every disk."""
 
 
 class EvaluateSettings(Settings):
@@ -26,6 +29,8 @@ class EvaluateSettings(Settings):
 
     against: tuple[Literal["majority", "tfidf", "base"], ...] = ("majority", "tfidf", "base")
     """majority: always the commonest label. tfidf: TF-IDF with logistic regression. base: nearest class mean of the untuned base's vectors."""
+    target_accuracy: float | None = Field(0.95, gt=0, lt=1)
+    """Fit on validation the confidence from which answers are this often right, so that the model may abstain below it. null: no threshold."""
     resamples: int = Field(2000, ge=100, le=100_000)
     """Bootstrap resamples behind each interval."""
     seed: int = Field(0, ge=0)
@@ -52,7 +57,7 @@ class Threshold(Settings):
 class Recipe(Settings):
     """One run, from data to report."""
 
-    name: str = Field("", pattern=r"^$|" + NAME_RULE)
+    name: str = ""
     """The run's name. Empty: the recipe's file name."""
     data: DataSettings
     model: ModelSettings = ModelSettings()
@@ -62,6 +67,13 @@ class Recipe(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     gate: dict[str, Threshold] = Field(default_factory=dict)
     """Figures that must hold for exit code 0, such as `macro_f1: {at_least: 0.85, by: lower}`."""
+
+    @field_validator("name")
+    @classmethod
+    def _folder_name(cls, value: str) -> str:
+        if value and not NAME_RULE.fullmatch(value):
+            raise ValueError("must begin with a-z or 0-9 and hold only these, `.`, `_` and `-`, at most 64 in all")
+        return value
 
     @field_validator("method", "objective", mode="before")
     @classmethod
@@ -92,7 +104,7 @@ def _placed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The values with relative paths made absolute from a folder, so that a run can be resumed from anywhere."""
     out = dict(values)
     if isinstance(data := values.get("data"), dict):
-        names = {k: v for k, v in data.items() if k in ("train", "valid", "test") and isinstance(v, str) and v != "none" and not v.startswith(starters.PREFIX)}
+        names = {k: v for k, v in data.items() if k in preparation.SIDES and isinstance(v, str) and v != "none" and not v.startswith(starters.PREFIX)}
         out["data"] = data | {key: str((folder / Path(name).expanduser()).absolute()) for key, name in names.items()}
     model = values.get("model")
     base = model.get("base") if isinstance(model, dict) else model
@@ -105,13 +117,13 @@ def _placed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 def resolve(recipe: Recipe, stem: str) -> Recipe:
     """Fill in the name, the starters' files, and what suits the method."""
     data = recipe.data
-    sides = {side: getattr(data, side) for side in ("train", "valid", "test")}
+    sides = {side: getattr(data, side) for side in preparation.SIDES}
     found = {side: str(starters.data_file(value)) for side, value in sides.items() if isinstance(value, str) and value.startswith(starters.PREFIX)}
     method = methods.get(recipe.method.kind)
     train = recipe.train
     auto = {"epochs": method.epochs} if train.epochs == "auto" else {}
     rate = {"learning_rate": method.learning_rate} if train.learning_rate == "auto" else {}
-    name = recipe.name or "".join(c if c.isalnum() or c in "._-" else "-" for c in stem.lower()).strip("-._")[:64] or "run"
+    name = recipe.name or re.sub(r"[^a-z0-9._-]", "-", stem.lower()).strip("-._")[:64] or "run"
     return recipe.model_copy(update={"name": name, "data": data.model_copy(update=found), "train": train.model_copy(update=auto | rate)})
 
 

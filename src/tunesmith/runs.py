@@ -7,6 +7,7 @@ a run works tells a killed run from a living one.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import UserError, nearest, some
-from tunesmith.files import as_user_error, link_or_copy, locked, read_json, sha256_file, sha256_json, sweep_staging, write_bytes, write_json
+from tunesmith.files import (
+    STAGING,
+    as_user_error,
+    link_or_copy,
+    locked,
+    read_json,
+    sha256_file,
+    sha256_json,
+    staged_folder,
+    sweep_staging,
+    write_bytes,
+    write_json,
+)
 
 Listener = Callable[[dict[str, Any]], None]
 STATE, EVENTS, LOCK = "run.json", "events.jsonl", ".lock"
@@ -35,6 +48,8 @@ class Run:
     def __init__(self, folder: Path, listen: Listener | None = None) -> None:
         self.folder = folder
         self.state: dict[str, Any] = read_json(folder / STATE)
+        if not isinstance(self.state, dict) or not {"status", "identity", "stages"} <= self.state.keys():
+            raise UserError("not the state of a run", str(folder / STATE), "restore it, or delete the folder and run again")
         self._listen = listen or (lambda event: None)
 
     @property
@@ -46,6 +61,16 @@ class Run:
         """created, running, interrupted, failed or finished; a run that says running but holds no lock was killed."""
         status = str(self.state["status"])
         return "interrupted" if status == "running" and not busy(self.folder) else status
+
+    def also(self, listen: Listener) -> None:
+        """Let another listener hear every event."""
+        before = self._listen
+
+        def both(event: dict[str, Any]) -> None:
+            before(event)
+            listen(event)
+
+        self._listen = both
 
     def save(self, **changes: Any) -> None:
         """Change the state and write it whole."""
@@ -171,6 +196,7 @@ def working(run: Run) -> Iterator[None]:
         sweep_staging(run.folder)
         for inner in ("data", "checkpoints"):
             sweep_staging(run.folder / inner)
+        _end_last_line(run.folder / EVENTS)
         run.save(status="running")
         try:
             yield
@@ -181,6 +207,18 @@ def working(run: Run) -> Iterator[None]:
             _try_save(run, "failed", str(error)[:2000])
             raise
         run.save(status="finished", error=None)
+
+
+def _end_last_line(path: Path) -> None:
+    """End a line that a kill cut off, so that the next event is not glued to it."""
+    try:
+        with open(path, "r+b") as file:
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read() != b"\n":
+                file.write(b"\n")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise as_user_error(error, path) from error
 
 
 def _try_save(run: Run, status: str, error: str) -> None:
@@ -205,22 +243,20 @@ def open_or_create(runs: Path, name: str, identity: str, facts: dict[str, Any], 
     Returns:
         The run, and the others of the same name, newest first, whose stages it may share.
     """
-    kin = [one for one in named(runs, name)]
-    for one in kin:
-        if one.state["identity"] == identity and not fresh:
-            return Run(one.folder, listen), [other for other in kin if other.folder != one.folder]
-    taken = {one.name for one in runs.iterdir()} if runs.is_dir() else set()
-    number = 2
-    chosen = name
-    while chosen in taken:
-        chosen, number = f"{name}-{number}", number + 1
-    folder = runs / chosen
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise as_user_error(error, folder) from error
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(folder / STATE, {"name": chosen, "status": "created", "created": created, "identity": identity, "stages": [], **facts})
+    with locked(runs / LOCK):  # two commands at once must not both find the name free
+        kin = named(runs, name)
+        for one in kin:
+            if one.state["identity"] == identity and not fresh:
+                return Run(one.folder, listen), [other for other in kin if other.folder != one.folder]
+        taken = {one.name for one in runs.iterdir()}
+        number = 2
+        chosen = name
+        while chosen in taken:
+            chosen, number = f"{name}-{number}", number + 1
+        folder = runs / chosen
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        with staged_folder(folder) as staging:
+            write_json(staging / STATE, {"name": chosen, "status": "created", "created": created, "identity": identity, "stages": [], **facts})
     return Run(folder, listen), [] if fresh else kin
 
 
@@ -237,7 +273,13 @@ def named(runs: Path, name: str) -> list[Run]:
 def every(runs: Path) -> list[Run]:
     """All runs in a folder, by name; what cannot be read is left out."""
     out = []
-    for folder in sorted(runs.iterdir()) if runs.is_dir() else []:
+    try:
+        folders = sorted(runs.iterdir()) if runs.is_dir() else []
+    except OSError as error:
+        raise as_user_error(error, runs) from error
+    for folder in folders:
+        if folder.name.startswith("."):  # unfinished, or half deleted
+            continue
         try:
             out.append(Run(folder))
         except UserError:
@@ -259,6 +301,13 @@ def find(runs: Path, name: str, listen: Listener | None = None) -> Run:
     raise UserError(f"no run `{name}` in {runs}{nearest(name, names)}", "command line", remedy)
 
 
+def evaluation_of(run: Run) -> dict[str, Any] | None:
+    """A run's evaluation, or None when nothing was measured."""
+    path = run.folder / "evaluation.json"
+    found: dict[str, Any] | None = read_json(path) if path.exists() else None
+    return found
+
+
 def delete(run: Run) -> None:
     """Delete a run's folder.
 
@@ -268,7 +317,8 @@ def delete(run: Run) -> None:
     if busy(run.folder):
         raise UserError("a process is working on it", str(run.folder), "stop that first")
     try:
-        trash = run.folder.parent / f".staging-deleted-{run.name}"
+        trash = run.folder.parent / f"{STAGING}deleted-{run.name}"
+        shutil.rmtree(trash, ignore_errors=True)
         run.folder.rename(trash)  # a half-deleted run must not look like a run
         shutil.rmtree(trash)
     except OSError as error:

@@ -131,35 +131,67 @@ def build(cls: type[S], values: Mapping[str, Any], where: str) -> S:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise Problems([_said(cls, one, where) for one in error.errors()]) from None
+        mistakes: dict[str, list[Any]] = {}
+        for one in error.errors():
+            mistakes.setdefault(_key(one, values), []).append(one)
+        raise Problems([_said(cls, key, same, where) for key, same in mistakes.items()]) from None
 
 
-def _said(cls: type[BaseModel], one: Any, where: str) -> UserError:
+def _key(one: Any, values: Mapping[str, Any]) -> str:
+    """The key as the user wrote it: pydantic's place also names the members of the unions it tried."""
+    here: Any = values
+    steps = []
+    for depth, step in enumerate(one["loc"]):
+        if (isinstance(here, Mapping) and step in here) or (isinstance(here, (list, tuple)) and isinstance(step, int) and step < len(here)):
+            here = here[step]
+        elif one["type"] != "missing" or depth < len(one["loc"]) - 1:
+            continue
+        steps.append(str(step))
+    return ".".join(steps)
+
+
+def _said(cls: type[BaseModel], key: str, same: list[Any], where: str) -> UserError:
+    """One error for one key: what every member of a union finds wrong with its value is joined by `or`."""
+    one = same[0]
     steps = [str(step) for step in one["loc"]]
-    key = ".".join(step for step in steps if not _is_tag(cls, steps, step))
     value = one.get("input")
     if one["type"] == "extra_forbidden":
         valid = _fields_at(cls, steps[:-1])
         return UserError(f"unknown key `{key}`{nearest(steps[-1], valid)}", where, f"valid here: {some(valid, 30)}")
     if one["type"] == "missing":
         return UserError(f"`{key}` is missing", where, f"add it: {key.replace('.', ': ')}: ...")
+    if one["type"] == "union_tag_not_found":
+        return UserError(f"`{key}.kind` is missing", where, f"add {key}.kind, one of {some(_tags(cls, steps[0]))}")
     if one["type"] == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in one["ctx"]["expected_tags"].split(",")]
         tag = str(one["ctx"]["tag"])
         return UserError(f"`{key}: {tag}` is not known{nearest(tag, tags)}", where, f"choose one of {some(tags)}")
+    if one["type"] in ("model_type", "model_attributes_type"):
+        fields = _fields_at(cls, steps)
+        remedy = f"write it as {key.replace('.', ': ')}: {{{fields[0]}: ...}}; valid there: {some(fields)}"
+        return UserError(f"`{key}={_shown(value)}` must hold keys of its own", where, remedy)
+    rules = list(dict.fromkeys(_rule(each) for each in same))
+    joined = rules[0] + "".join(f" or {rule.removeprefix('must be ')}" for rule in rules[1:])
+    remedy = "choose one of these" if all(each["type"] == "literal_error" for each in same) else "change the value, or leave the key out for its default"
+    shown = "" if isinstance(value, (dict, list, Settings)) or one["type"] == "invalid_key" else f"={_shown(value)}"
+    return UserError(f"`{key}{shown}` {joined}" if key else joined, where, remedy)
+
+
+def _rule(one: Any) -> str:
+    words = {"string_type": "text", "tuple_type": "a list", "dict_type": "keys with values", "invalid_key": "text, as every key is"}
+    message = str(one["msg"])
+    if one["type"] == "value_error":
+        return message.removeprefix("Value error, ")
     if one["type"] == "literal_error":
-        choices = one["ctx"]["expected"].replace("'", "`")
-        return UserError(f"`{key}={value}` must be {choices}", where, "choose one of these")
-    message = str(one["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    rule = message if one["type"] == "value_error" else f"must be {message}"
-    shown = "" if isinstance(value, (dict, list)) else f"={value}"
-    remedy = "change the value, or leave the key out for its default"
-    return UserError(f"`{key}{shown}` {rule}" if key else rule, where, remedy)
+        return f"must be {one['ctx']['expected'].replace(chr(39), '`')}"
+    if one["type"] in words:
+        return f"must be {words[one['type']]}"
+    return f"must be {message.removeprefix('Input should be ')}" if message.startswith("Input should be ") else message[0].lower() + message[1:]
 
 
-def _is_tag(cls: type[BaseModel], steps: list[str], step: str) -> bool:
-    """Pydantic puts the tag of a chosen union member into the place; a user has not written it there."""
-    return steps.index(step) > 0 and step not in _fields_at(cls, []) and step in _tags(cls, steps[0])
+def _shown(value: Any) -> str:
+    """A value as YAML has it."""
+    return {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def _tags(cls: type[BaseModel], name: str) -> list[str]:

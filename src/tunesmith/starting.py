@@ -31,6 +31,8 @@ def first_recipe(data: Path, target: Path) -> tuple[str, list[str]]:
     if target.exists():
         raise UserError("there is a file of this name already", str(target), "delete it, or write elsewhere with --output")
     records = sources.read(data)
+    if not records.records:
+        raise records.bad[0].error()
     settings, said = columns_for(DataSettings(train=str(data)), records)
     labels = Counter(str(record.get(settings.label or "")) for _, record in records.records)
     said.append(f"{data.name}: {len(records.records):,} rows, {len(labels)} labels in `{settings.label}`, the commonest `{labels.most_common(1)[0][0]}`")

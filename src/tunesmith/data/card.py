@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tunesmith.data import rows
+from tunesmith.data import languages, rows
 from tunesmith.data.sources import BadRow
 from tunesmith.sections import Bars, Section, Table, Words
 
@@ -39,6 +39,7 @@ def make(splits: dict[str, pa.Table], files: dict[str, str], rejected: list[BadR
         "rejected": dict(Counter(one.reason for one in rejected)),
         "labels": counts,
         "characters": {f"p{q}": lengths[min(len(lengths) - 1, len(lengths) * q // 100)] for q in (5, 50, 95)} | {"most": lengths[-1]},
+        "languages": languages.shares(rows.strings(splits["train"], "text")),
         "notes": notes,
         "warnings": _warnings(splits, counts),
     }
@@ -70,6 +71,8 @@ def sections(card: dict[str, Any]) -> list[Section]:
             "Rows after checks; every row read is in one of these",
         )
     ]
+    if card["languages"]:
+        blocks.append(Words("Languages of the training texts, as they look: " + ", ".join(f"{n} {s:.0%}" for n, s in card["languages"].items()) + "."))
     if card["rejected"]:
         reasons = [list(item) for item in Counter(card["rejected"]).most_common()]
         blocks.append(Table(["why left out", "rows"], reasons, "All of them stand in data/rejected.jsonl"))

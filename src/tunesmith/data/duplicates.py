@@ -49,20 +49,26 @@ def drop_within(table: pa.Table) -> tuple[pa.Table, list[BadRow]]:
 
 
 def drop_across(splits: dict[str, pa.Table]) -> tuple[dict[str, pa.Table], list[BadRow]]:
-    """Take out of train what also stands in valid or test, and out of valid what stands in test.
+    """Take out of train what also stands in valid or test, and out of valid what stands in test: equal texts, and rows of one `together` value.
 
-    The row leaves the side that learns, never the side that measures.
+    The row leaves the side that learns, never the side that measures. Groups straddle only where a side is a file of the user's.
     """
     out, dropped = dict(splits), []
     for side, against in (("valid", ["test"]), ("train", ["valid", "test"])):
         if side not in out:
             continue
         held = {name: other for other in against if other in out for name in keys(out[other])}
-        leaks = [held.get(name) for name in keys(out[side])]
-        for index, other in enumerate(leaks):
-            if other:
-                dropped.append(_bad(out[side], index, f"in {other} too", f"this {side} row's text is also in {other}", "nothing to do: it left " + side))
-        out[side] = out[side].filter(pa.array([one is None for one in leaks], pa.bool_()))
+        groups = {name: other for other in against if other in out for name in rows.strings(out[other], "together") if name is not None}
+        stays = []
+        for index, (name, group) in enumerate(zip(keys(out[side]), rows.strings(out[side], "together"), strict=True)):
+            stays.append(name not in held and group not in groups)
+            remedy = f"nothing to do: it left {side}"
+            if name in held:
+                dropped.append(_bad(out[side], index, f"in {held[name]} too", f"this {side} row's text is also in {held[name]}", remedy))
+            elif group in groups:
+                what = f"this {side} row has the together value `{group}`, which is also in {groups[group]}"
+                dropped.append(_bad(out[side], index, f"its group is in {groups[group]}", what, remedy))
+        out[side] = out[side].filter(pa.array(stays, pa.bool_()))
     return out, dropped
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import pyarrow as pa
 
 from tunesmith.data import card, duplicates, rows, sources, split
-from tunesmith.data.validate import DataSettings, columns_for, lonely, stop_for, validate
+from tunesmith.data.validate import DataSettings, columns_for, lonely, stop_for, texts_alone, validate
 from tunesmith.errors import UserError
 from tunesmith.files import sha256_file, write_bytes, write_json
 
+SIDES = ("train", "valid", "test", "out_of_scope")
+"""The Parquet files of a prepared run, those of them that it has."""
 FEWEST_ROWS = 8
 """Below this nothing can be split, learnt and measured."""
 
@@ -31,7 +33,7 @@ class Prepared:
 
 def input_files(settings: DataSettings) -> dict[str, Path]:
     """The files the settings name, by side."""
-    sides = {"train": settings.train, "valid": settings.valid, "test": settings.test}
+    sides = {side: getattr(settings, side) for side in SIDES}
     return {side: Path(value) for side, value in sides.items() if isinstance(value, str) and value != "none"}
 
 
@@ -53,6 +55,7 @@ def prepare(settings: DataSettings, rejected_path: Path | None = None) -> Prepar
     read: dict[str, pa.Table] = {}
     columns: dict[str, dict[str, str | None]] = {}
     files = input_files(settings)
+    outside = files.pop("out_of_scope", None)
     for side, path in files.items():
         records = sources.read(path)
         mapped, said = columns_for(settings, records)
@@ -80,6 +83,10 @@ def prepare(settings: DataSettings, rejected_path: Path | None = None) -> Prepar
     for side, table in splits.items():
         if not table.num_rows:
             raise UserError(f"no row is left for {side}", str(files["train"]), f"add rows, enlarge data.{side}, or check `together`")
+    if outside is not None:
+        splits["out_of_scope"], wrong = texts_alone(sources.read(outside), settings.text or columns["train"]["text"] or "")
+        bad += wrong
+        files["out_of_scope"] = outside
     made = card.make(splits, {path.name: sha256_file(path) for path in files.values()}, bad, notes)
     made["columns"] = columns["train"]
     return Prepared(splits, names, settings.multi_label, made, bad)

@@ -14,6 +14,14 @@ from tunesmith.errors import UserError
 from tunesmith.files import as_user_error
 
 MOST_LINE_CHARACTERS = 10_000_000
+DISGUISES = {
+    b"\x1f\x8b": "a gzip archive",
+    b"PK\x03\x04": "a zip archive or Excel file",
+    b"%PDF": "a PDF",
+    b"PAR1": "Parquet",
+    **{bytes([0x80, protocol]): "a pickle" for protocol in (2, 3, 4, 5)},
+}
+"""First bytes of what is often found under the name of a text file."""
 DEEPEST_JSON = 32
 
 
@@ -38,13 +46,14 @@ class BadRow:
 
 @dataclass
 class Records:
-    """What a file holds: column names, records as (line, values), the bad ones, and remarks to say aloud."""
+    """What a file holds: column names, records as (line, values), the bad ones, remarks to say aloud, and what divides its fields."""
 
     source: str
     columns: list[str]
     records: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    delimiter: str = ","
 
 
 def read(path: Path) -> Records:
@@ -90,14 +99,7 @@ def _decoded(path: Path) -> str:
         raise UserError("the file is empty" if not data else "only blank lines", str(path), "give a file with rows")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or (len(data) > 3 and data[1:2] == b"\0" and data[3:4] == b"\0"):
         raise UserError("encoded as UTF-16, must be UTF-8", str(path), f"iconv -f UTF-16 -t UTF-8 {path.name} > utf8{path.suffix}")
-    kinds = {b"\x1f\x8b": "a gzip archive", b"PK\x03\x04": "a zip archive or Excel file", b"%PDF": "a PDF", b"PAR1": "Parquet", b"\x80\x04": "a pickle"}
-    for magic, kind in kinds.items():
-        if data.startswith(magic):
-            raise UserError(f"named {path.suffix} but holds {kind}", str(path), f"export the rows as {path.suffix} text, or name the file by what it is")
-    if data.startswith(b"version https://git-lfs"):
-        raise UserError("a git-lfs pointer, not the data", str(path), "run `git lfs pull`")
-    if data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise UserError("looks like an HTML page, perhaps a saved error page", str(path), "download the data file itself")
+    _refuse_disguise(data[:200], path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -113,19 +115,30 @@ def _decoded(path: Path) -> str:
     return text
 
 
+def _refuse_disguise(head: bytes, path: Path) -> None:
+    """Say what a file is when its first bytes do not fit its name."""
+    for magic, kind in DISGUISES.items():
+        if head.startswith(magic):
+            raise UserError(f"named {path.suffix} but holds {kind}", str(path), f"export the rows as {path.suffix}, or name the file by what it is")
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError("a git-lfs pointer, not the data", str(path), "run `git lfs pull`")
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise UserError("looks like an HTML page, perhaps a saved error page", str(path), "download the data file itself")
+
+
 def _csv(path: Path) -> Records:
     text = _decoded(path)
-    first = text.split("\n", 1)[0]
-    if path.suffix.lower() == ".csv" and first.lstrip().startswith("{"):
-        raise UserError("looks like JSON lines, not CSV", str(path), f"name it {path.stem}.jsonl")
+    first = _first_line(text.lstrip("\r\n"))
+    if path.suffix.lower() == ".csv" and first.startswith(("{", "[{")):
+        raise UserError("looks like JSON, not CSV", str(path), f"name it {path.stem}.jsonl")
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=lambda mark: (first.count(mark), mark == ","))
     csv.field_size_limit(MOST_LINE_CHARACTERS)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header = [name.strip() for name in next(_rows(reader, path))]
+    header = [name.strip() for name in next(fields for fields in _rows(reader, path) if fields)]
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         raise UserError(f"column `{repeated[0]}` occurs {header.count(repeated[0])} times in the header", f"{path}:1", "rename one of them")
-    out = Records(path.name, header)
+    out = Records(path.name, header, delimiter=delimiter)
     if delimiter != "," and path.suffix.lower() == ".csv":
         out.notes.append(f"{path.name}: fields are separated by {delimiter!r}")
     start = reader.line_num + 1
@@ -165,7 +178,7 @@ def _jsonl(path: Path) -> Records:
         numbered: list[tuple[int, Any]] = list(enumerate(values, 1))
         out.notes.append(f"{path.name}: one JSON array; its items are numbered from 1 where lines are named")
     else:
-        if not stripped.startswith("{") and "," in stripped.split("\n", 1)[0] and not stripped.startswith('"'):
+        if _like_csv(_first_line(stripped)):
             raise UserError("looks like CSV, not JSON lines", str(path), f"name it {path.stem}.csv")
         numbered = []
         for number, line in enumerate(text.split("\n"), 1):
@@ -183,6 +196,20 @@ def _jsonl(path: Path) -> Records:
             out.bad.append(BadRow(path.name, number, "not an object", what, "write one object a line", value))
     out.columns = list(columns)
     return out
+
+
+def _first_line(text: str) -> str:
+    """Up to the first line feed, or carriage return as old Excel for Mac writes."""
+    return next(iter(text.splitlines()), "")
+
+
+def _like_csv(first: str) -> bool:
+    """Whether the first line of a file named .jsonl is the header of a table: divided fields that are not JSON."""
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return not first.startswith("{") and any(mark in first for mark in ",;\t")
+    return False
 
 
 def _json_array(text: str, path: Path) -> list[Any]:
@@ -204,7 +231,7 @@ def _json_line(line: str, number: int, source: str, last: bool) -> Any:
     try:
         value = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        if last and error.pos >= len(line.rstrip()) - 1:
+        if last and (error.pos >= len(line.rstrip()) - 1 or not line.rstrip().endswith("}")):
             return bad("unfinished JSON", "the last line ends in the middle of an object", "copy the file again; it was cut off")
         hint = "use double quotes" if "'" in line[:3] else "check commas and quotes there"
         return bad("not JSON", f"not JSON at column {error.colno}: {error.msg}", hint)
@@ -253,7 +280,11 @@ def _parquet(path: Path) -> Records:
             if not head:
                 raise UserError("the file is empty", str(path), "give a file with rows")
             if head != b"PAR1":
+                _refuse_disguise(head + file.read(196), path)
                 raise UserError("named .parquet but is not Parquet", str(path), "name the file by what it is, or export it again")
+        names = pq.read_schema(path).names
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"column `{repeated[0]}` occurs {names.count(repeated[0])} times", str(path), "rename one of them")
         table = pq.read_table(path)
     except OSError as error:
         if error.errno:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tunesmith.data import rows
 from tunesmith.data.sources import BadRow, Records, json_type
@@ -29,6 +30,8 @@ class DataSettings(Settings):
     """Rows that choose the step to keep: a fraction of train, a file, or `none`."""
     test: float | str = 0.2
     """Rows that measure: a fraction of train, a file (never altered), or `none`."""
+    out_of_scope: str | None = None
+    """A file of texts that belong to none of the labels, to measure how well they are told apart; never learnt from. null: none."""
     text: str | None = None
     """Column of the text. null: guessed from the column names, and said."""
     text_pair: str | None = None
@@ -58,6 +61,13 @@ class DataSettings(Settings):
         if not isinstance(value, str) and not 0 < value < 1:
             raise ValueError("must lie between 0 and 1, or be a file or `none`")
         return value
+
+    @model_validator(mode="after")
+    def _rows_to_learn_from(self) -> DataSettings:
+        shares = [value for value in (self.valid, self.test) if not isinstance(value, str)]
+        if sum(shares) >= 1:
+            raise ValueError(f"valid={self.valid} and test={self.test} leave no rows to learn from; together they must stay below 1")
+        return self
 
 
 def columns_for(settings: DataSettings, records: Records) -> tuple[DataSettings, list[str]]:
@@ -123,6 +133,10 @@ def validate(records: Records, settings: DataSettings) -> tuple[pa.Table, list[B
 def _row(record: dict[str, Any], settings: DataSettings, line: int) -> dict[str, Any] | tuple[str, str, str]:
     """One row's values, or (reason, what, remedy)."""
     assert settings.text and settings.label
+    columns = (settings.text, settings.text_pair, settings.label, settings.id, settings.together, settings.time, *settings.attributes)
+    for column in columns:
+        if column and not _encodable(record.get(column)):
+            return "broken character", f"column `{column}` holds half of a surrogate pair", "repair the escape \\ud8xx in it"
     text = _text(record, settings.text)
     if isinstance(text, tuple):
         return text
@@ -157,11 +171,17 @@ def _text(record: dict[str, Any], column: str) -> str | tuple[str, str, str]:
         return "no text", f"the text in column `{column}` is {state}", "fill it in or delete the row"
     if not isinstance(value, str):
         return "text of another type", f"column `{column}` holds {json_type(value)}, expected text", "write it in quotes"
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return "broken character", f"column `{column}` holds half of a surrogate pair", "repair the escape \\ud8xx in it"
     return value
+
+
+def _encodable(value: Any) -> bool:
+    """False for text, or a list of it, with half of a surrogate pair: it has no UTF-8."""
+    if isinstance(value, list):
+        return all(map(_encodable, value))
+    try:
+        return not isinstance(value, str) or value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _labels(value: Any, settings: DataSettings) -> list[str] | tuple[str, str, str]:
@@ -178,6 +198,8 @@ def _labels(value: Any, settings: DataSettings) -> list[str] | tuple[str, str, s
         if isinstance(value, list):
             remedy = "keep one, or set data.multi_label: true"
             return "several labels", f"column `{column}` holds a list, expected one label", remedy
+        if isinstance(value, dict):
+            return "label of another type", f"column `{column}` holds an object, expected one label", "write the label's name"
         labels = [_plain(value)]
     if any(one is None for one in labels):
         return "no label", f"the label in column `{column}` is blank", "label the row or delete it"
@@ -185,14 +207,36 @@ def _labels(value: Any, settings: DataSettings) -> list[str] | tuple[str, str, s
 
 
 def _plain(value: Any) -> str | None:
-    """A name as text: trimmed, whole numbers without a point; None for blank or for anything that is not a plain value."""
+    """A name as text: trimmed, whole numbers without a point; None for blank, NaN or anything that is not a plain value."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, float) and math.isnan(value):  # how some tools write a missing number
+        return None
     if isinstance(value, (str, int, float)):
         return str(value).strip() or None
     return str(value) if value is not None and not isinstance(value, (list, dict)) else None
+
+
+def texts_alone(records: Records, column: str) -> tuple[pa.Table, list[BadRow]]:
+    """Rows without labels, from the text column alone.
+
+    Raises:
+        UserError: there is no such column.
+    """
+    if column not in records.columns:
+        what = f"no column `{column}`{nearest(column, records.columns)}"
+        raise UserError(what, f"{records.source}:1", f"the columns are {some(records.columns)}; the text's must be named as in train")
+    good, bad = [], list(records.bad)
+    for line, record in records.records:
+        text = _text(record, column)
+        if isinstance(text, tuple):
+            bad.append(BadRow(records.source, line, *text, row=record))
+        else:
+            good.append((f"{records.source}:{line}", line, text))
+    ids, lines, texts = (list(one) for one in zip(*good, strict=True)) if good else ([], [], [])
+    return rows.table({"id": ids, "line": lines, "text": texts, "source": [records.source] * len(ids), "labels": [[]] * len(ids)}), bad
 
 
 def lonely(table: pa.Table) -> list[BadRow]:
@@ -200,11 +244,11 @@ def lonely(table: pa.Table) -> list[BadRow]:
     counts = Counter(label for labels in rows.label_lists(table) for label in labels)
     out = []
     for row in table.select(["source", "line", "labels", "text"]).to_pylist():
-        for label in row["labels"]:
-            if counts[label] == 1:
-                what = f"label `{label}` has one row; each label needs at least 2"
-                remedy = "correct the label, add rows, or set data.on_bad_row: reject"
-                out.append(BadRow(row["source"], row["line"], "label with one row", what, remedy, {"text": row["text"], "label": label}))
+        alone = [label for label in row["labels"] if counts[label] == 1]
+        if alone:
+            what = f"label `{alone[0]}` has one row; each label needs at least 2"
+            remedy = "correct the label, add rows, or set data.on_bad_row: reject"
+            out.append(BadRow(row["source"], row["line"], "label with one row", what, remedy, {"text": row["text"], "labels": row["labels"]}))
     return out
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from pydantic import Field
 
 from tunesmith.methods.features import FeaturesSettings
+from tunesmith.methods.freeze import FreezeSettings
 from tunesmith.methods.full import FullSettings
 from tunesmith.methods.lora import LoraSettings
 
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from tunesmith.models.catalog import Base
     from tunesmith.tokens.examples import Examples, TokenExamples
 
-MethodSettings = Annotated[FeaturesSettings | FullSettings | LoraSettings, Field(discriminator="kind")]
-NAMES = ("features", "full", "lora")
+MethodSettings = Annotated[FeaturesSettings | FreezeSettings | FullSettings | LoraSettings, Field(discriminator="kind")]
+NAMES = ("features", "freeze", "full", "lora")
 
 
 @dataclass(frozen=True)

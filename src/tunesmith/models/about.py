@@ -11,6 +11,8 @@ from tunesmith.models import catalog
 from tunesmith.tokens.encode import Truncation
 
 NAME = "tunesmith.json"
+CALIBRATION = "calibration.json"
+"""Beside it: the temperature, and the confidence from which a wanted accuracy is promised."""
 
 
 @dataclass(frozen=True)

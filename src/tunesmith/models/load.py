@@ -43,7 +43,10 @@ def encoder(base: Base) -> nn.Module:
     """The base without a head, in fp32 and eval mode."""
     from transformers import AutoModel
 
+    from tunesmith.models import bert
+
     model: nn.Module = _load(AutoModel, base.folder)
+    bert.accelerate(model)
     model.eval()
     return model
 
@@ -65,6 +68,8 @@ def classifier(base: Base, labels: list[str], multi_label: bool, dropout: float 
     """
     from transformers import AutoModelForSequenceClassification
 
+    from tunesmith.models import bert
+
     extra: dict[str, Any] = {}
     if dropout is not None:
         known = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout", "classifier_dropout")
@@ -74,6 +79,7 @@ def classifier(base: Base, labels: list[str], multi_label: bool, dropout: float 
     model: Any = _load(AutoModelForSequenceClassification, base.folder, num_labels=len(labels), problem_type=kind, **names, **extra)
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = 0  # decoder bases find the last token by it
+    bert.accelerate(model)
     made: nn.Module = model
     return made
 
@@ -82,7 +88,10 @@ def saved_classifier(folder: Path) -> nn.Module:
     """A classifier that we saved, in eval mode."""
     from transformers import AutoModelForSequenceClassification
 
+    from tunesmith.models import bert
+
     model: nn.Module = _load(AutoModelForSequenceClassification, folder)
+    bert.accelerate(model)
     model.eval()
     return model
 

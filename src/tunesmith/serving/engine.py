@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith import methods
+from tunesmith.files import read_json
 from tunesmith.methods import Head, Saved
 from tunesmith.models import about as abouts
 from tunesmith.tokens import batches, encode, tokenizer
@@ -29,11 +30,13 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Prediction:
-    """One text's answer: its label (or labels), and each label's probability."""
+    """One text's answer: its label (or labels), how probable it is, each label's probability, and whether that is sure enough
+    to answer (None: no threshold was fitted)."""
 
     labels: list[str]
     probability: float
     probabilities: dict[str, float]
+    sure: bool | None = None
 
     @property
     def label(self) -> str:
@@ -44,8 +47,10 @@ class Prediction:
 class Classifier:
     """A trained classifier, loaded from a run's `model/`."""
 
-    def __init__(self, about: abouts.About, model: nn.Module, reader: tokenizer.Tokenizer, device: str) -> None:
+    def __init__(self, about: abouts.About, model: nn.Module, reader: tokenizer.Tokenizer, calibration: dict[str, Any], device: str) -> None:
         self.about, self._model, self._reader, self._device = about, model, reader, device
+        self.temperature = float(calibration["temperature"])
+        self.abstention: dict[str, Any] | None = calibration["abstention"]
 
     def logits(
         self, texts: Sequence[str], pairs: Sequence[str | None] | None = None, progress: Callable[[int, int], None] = lambda done, of: None
@@ -79,12 +84,13 @@ class Classifier:
         return out_NC
 
     def probabilities(self, texts: Sequence[str], pairs: Sequence[str | None] | None = None) -> npt.NDArray[np.float32]:
-        """probabilities_NC: each row sums to 1, or, with several labels, each is a label's own."""
-        return to_probabilities(self.logits(texts, pairs), self.about.multi_label)
+        """probabilities_NC, calibrated: each row sums to 1, or, with several labels, each is a label's own."""
+        return to_probabilities(self.logits(texts, pairs) / self.temperature, self.about.multi_label)
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str | None] | None = None) -> list[Prediction]:
         """The answer for each text."""
-        return answers(self.probabilities(texts, pairs), self.about.labels, self.about.multi_label)
+        least = self.abstention["threshold"] if self.abstention else None
+        return answers(self.probabilities(texts, pairs), self.about.labels, self.about.multi_label, least)
 
 
 def to_probabilities(logits_NC: npt.NDArray[np.floating[Any]], multi_label: bool) -> npt.NDArray[np.float32]:
@@ -95,8 +101,8 @@ def to_probabilities(logits_NC: npt.NDArray[np.floating[Any]], multi_label: bool
     return out_NC
 
 
-def answers(probabilities_NC: npt.NDArray[np.float32], labels: list[str], multi_label: bool) -> list[Prediction]:
-    """Probabilities -> predictions: the most probable label, or all of 0.5 and more."""
+def answers(probabilities_NC: npt.NDArray[np.float32], labels: list[str], multi_label: bool, least: float | None = None) -> list[Prediction]:
+    """Probabilities -> predictions: the most probable label, or all of 0.5 and more; sure from a probability of `least`."""
     out = []
     for row_C in probabilities_NC:
         by_name = dict(zip(labels, row_C.tolist(), strict=True))
@@ -105,7 +111,7 @@ def answers(probabilities_NC: npt.NDArray[np.float32], labels: list[str], multi_
             out.append(Prediction(chosen, min((by_name[n] for n in chosen), default=1 - max(by_name.values())), by_name))
         else:
             best = labels[int(row_C.argmax())]
-            out.append(Prediction([best], by_name[best], by_name))
+            out.append(Prediction([best], by_name[best], by_name, None if least is None else by_name[best] >= least))
     return out
 
 
@@ -124,4 +130,6 @@ def load(folder: Path, device: str = "cpu") -> Classifier:
     model = methods.get(about.method).load(Saved(folder, head, lambda: abouts.base_of(about)))
     model.to(device)
     source = folder if (folder / "tokenizer.json").exists() else abouts.base_of(about).folder
-    return Classifier(about, model, tokenizer.load(source), device)
+    calibrated = folder / abouts.CALIBRATION
+    calibration = read_json(calibrated) if calibrated.exists() else {"temperature": 1.0, "abstention": None}
+    return Classifier(about, model, tokenizer.load(source), calibration, device)

@@ -14,11 +14,20 @@ from tunesmith.errors import UserError, nearest, some
 from tunesmith.files import read_json, write_bytes
 from tunesmith.serving import engine
 
-ADDED = ("predicted", "probability")
+ADDED = ("predicted", "probability", "sure")
 
 
 def predict_texts(run: Path, texts: Sequence[str], output: Path | None, device: str) -> None:
-    """One line a text: label, probability and the text, tab-separated on a terminal, JSON lines in a file or pipe."""
+    """One line a text: label, probability and the text, tab-separated on a terminal, JSON lines in a file or pipe.
+
+    Raises:
+        UserError: a blank or broken text, a model of pairs, or a device that is not there.
+    """
+    _check_device(device)
+    for number, text in enumerate(texts, 1):
+        _check_text(text, "a text", f"text {number}")
+    if pair := read_json_recipe(run).get("text_pair"):
+        raise UserError(f"this model reads pairs of texts, with the second in column `{pair}`", "command line", "give a file with both columns: --input FILE")
     answers = engine.load(run / "model", device).predict(texts)
     if output is None and sys.stdout.isatty():
         for text, answer in zip(texts, answers, strict=True):
@@ -32,10 +41,11 @@ def predict_file(run: Path, input: Path, output: Path | None, column: str | None
     """The rows of a file with `predicted` and `probability` added, in the file's own format (Parquet becomes JSON lines).
 
     Raises:
-        UserError: unreadable rows, a missing text column, or columns that would be overwritten.
+        UserError: unreadable rows, a missing text column, columns that would be overwritten, or a device that is not there.
     """
     from tunesmith.data import sources
 
+    _check_device(device)
     records = sources.read(input)
     if records.bad:
         raise records.bad[0].error()
@@ -44,20 +54,39 @@ def predict_file(run: Path, input: Path, output: Path | None, column: str | None
     if column is None or column not in records.columns:
         what = f"no column `{column}`{nearest(column or 'text', records.columns)}"
         raise UserError(what, f"{records.source}:1", f"the columns are {some(records.columns)}; choose with --text")
+    pair = settings.get("text_pair")
+    if pair and pair not in records.columns:
+        what = f"no column `{pair}`, the second text that this model reads{nearest(pair, records.columns)}"
+        raise UserError(what, f"{records.source}:1", "add it, or rename the column that holds it")
     clash = [name for name in ADDED if name in records.columns]
     if clash:
         raise UserError(f"column `{clash[0]}` is there already", f"{records.source}:1", "rename it, so that nothing is overwritten")
-    texts = []
     for line, record in records.records:
-        value = record.get(column)
-        if not isinstance(value, str) or not value.strip():
-            raise UserError(f"no text in column `{column}`", f"{records.source}:{line}", "fill it in or delete the row")
-        texts.append(value)
-    pair = settings.get("text_pair")
+        for name in (column, pair) if pair else (column,):
+            _check_text(record.get(name), f"column `{name}`", f"{records.source}:{line}")
+    texts = [record[column] for _, record in records.records]
     pairs = [record.get(pair) for _, record in records.records] if pair else None
     answers = engine.load(run / "model", device).predict(texts, pairs)
     table = [{**record, "predicted": a.label, "probability": round(a.probability, 6)} for (_, record), a in zip(records.records, answers, strict=True)]
-    _out(_written(table, [*records.columns, *ADDED], input.suffix.lower()), output)
+    _out(_written(table, [*records.columns, *ADDED], input.suffix.lower(), records.delimiter), output)
+
+
+def _check_text(value: Any, holder: str, where: str) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{holder} holds no text", where, "fill it in or leave it out")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{holder} holds a broken character", where, "give it as UTF-8") from None
+
+
+def _check_device(device: str) -> None:
+    if device == "cpu":
+        return
+    import torch
+
+    if not device.startswith("cuda") or not torch.cuda.is_available():
+        raise UserError(f"`--device={device}` is not here", "command line", "use cpu, or cuda where torch sees a GPU")
 
 
 def read_json_recipe(run: Path) -> dict[str, Any]:
@@ -65,14 +94,15 @@ def read_json_recipe(run: Path) -> dict[str, Any]:
     from tunesmith.settings import read_yaml
 
     data: dict[str, Any] = read_yaml(run / "recipe.yaml").get("data", {})
-    columns = read_json(run / "data" / "card.json").get("columns", {})
+    card = run / "data" / "card.json"
+    columns = read_json(card).get("columns", {}) if card.exists() else {}
     return {**columns, **{key: value for key, value in data.items() if value is not None}}
 
 
-def _written(table: list[dict[str, Any]], columns: list[str], suffix: str) -> str:
+def _written(table: list[dict[str, Any]], columns: list[str], suffix: str, delimiter: str) -> str:
     if suffix in (".csv", ".tsv"):
         out = io.StringIO(newline="")
-        writer = csv.DictWriter(out, columns, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")
+        writer = csv.DictWriter(out, columns, delimiter=delimiter, lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
         return out.getvalue()

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-BUCKET_BATCHES = 50
-"""Rows are shuffled, then sorted by length within runs of this many batches: enough to leave little padding, few enough to stay random
-(the number of transformers' LengthGroupedSampler)."""
+BUCKET_BATCHES = 200
+"""Rows are shuffled, then sorted by length within runs of this many batches. transformers' LengthGroupedSampler has 50; on Banking77 in
+32-row batches 50 leave 6 % of padding, 200 leave 2 %."""
 
 
 def plan(

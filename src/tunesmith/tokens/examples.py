@@ -101,12 +101,7 @@ class TokenExamples:
         import torch
 
         t = self.tokens
-        sequences, rows_S = rows_B, None
-        if len(t.offsets_Q) != len(t.rows_N):
-            counts = t.rows_N[rows_B + 1] - t.rows_N[rows_B]
-            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            sequences = np.repeat(t.rows_N[rows_B], counts) + within
-            rows_S = torch.from_numpy(np.repeat(np.arange(len(rows_B)), counts))
+        sequences, rows_S = self._sequences(rows_B)
         starts, lengths = t.offsets_Q[sequences], t.offsets_Q[sequences + 1] - t.offsets_Q[sequences]
         width = int(lengths.max())
         places = np.arange(width)
@@ -117,7 +112,22 @@ class TokenExamples:
         if t.types_T is not None:
             inputs["token_type_ids"] = torch.from_numpy(np.where(mask_SL, t.types_T[flat], 0).astype(np.int64))
         values, weights = self.targets.of(torch.from_numpy(rows_B))
-        return Batch(inputs, values, weights, rows_S, len(rows_B), int(lengths.sum()))
+        return Batch(inputs, values, weights, None if rows_S is None else torch.from_numpy(rows_S), len(rows_B), int(lengths.sum()))
+
+    def places(self, rows_B: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where the tokens of `batch(rows_B)` stand in `tokens.ids_T`, row by row, padding left out."""
+        sequences, _ = self._sequences(rows_B)
+        starts, stops = self.tokens.offsets_Q[sequences], self.tokens.offsets_Q[sequences + 1]
+        return np.concatenate([np.arange(start, stop) for start, stop in zip(starts, stops, strict=True)])
+
+    def _sequences(self, rows_B: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+        """The sequences of some rows, and which of the rows each belongs to (None: one each)."""
+        rows_N = self.tokens.rows_N
+        if len(self.tokens.offsets_Q) == len(rows_N):
+            return rows_B, None
+        counts = rows_N[rows_B + 1] - rows_N[rows_B]
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(rows_N[rows_B], counts) + within, np.repeat(np.arange(len(rows_B)), counts)
 
     def fingerprint(self) -> str:
         t = self.tokens

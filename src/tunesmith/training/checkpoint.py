@@ -97,17 +97,32 @@ def damage(folder: Path, identity: str) -> str:
     return ""
 
 
-def newest(checkpoints: Path, identity: str) -> tuple[Checkpoint | None, list[str]]:
+def _newest_first(checkpoints: Path) -> list[tuple[int, Path]]:
+    """Steps and folders of all checkpoints, by number: as text, step-1000000 would sort before step-999999."""
+    found = [(folder.name.removeprefix("step-"), folder) for folder in checkpoints.glob("step-*") if folder.is_dir()]
+    return sorted(((int(step), folder) for step, folder in found if step.isdecimal()), reverse=True)
+
+
+def newest(checkpoints: Path, identity: str, with_best: bool = True) -> tuple[Checkpoint | None, list[str]]:
     """Find the newest whole checkpoint of a training.
+
+    Args:
+        checkpoints: their folder.
+        identity: of the training.
+        with_best: pass over one whose best step's checkpoint is gone or damaged: its training could not end as it should.
 
     Returns:
         It, or None; and a warning for each damaged one that was passed over.
     """
     warnings: list[str] = []
-    for folder in sorted(checkpoints.glob("step-*"), reverse=True):
+    for step, folder in _newest_first(checkpoints):
         wrong = damage(folder, identity)
         if not wrong:
-            return Checkpoint(folder, read_json(folder / "state.json")), warnings
+            found = Checkpoint(folder, read_json(folder / "state.json"))
+            best = found.state["best_step"]
+            if not with_best or best in (None, step) or not (wrong := damage(folder_of(checkpoints, best), identity)):
+                return found, warnings
+            wrong = f"the best step's checkpoint, {folder_of(checkpoints, best).name}, goes with it, and {wrong}"
         warnings.append(f"checkpoint {folder.name} is passed over: {wrong}")
     return None, warnings
 
@@ -121,18 +136,29 @@ def at(checkpoints: Path, step: int, identity: str) -> Checkpoint:
     folder = folder_of(checkpoints, step)
     wrong = damage(folder, identity) if folder.is_dir() else "it is gone"
     if wrong:
-        raise UserError(f"the best checkpoint cannot be used: {wrong}", str(folder), "run again with --fresh")
+        raise UserError(f"the best checkpoint cannot be used: {wrong}", str(folder), "give the same command again: it goes on from an older one")
     return Checkpoint(folder, read_json(folder / "state.json"))
 
 
-def tidy(checkpoints: Path, keep: int, best: int | None, most_bytes: float | None) -> None:
-    """Delete old checkpoints: all but the `keep` newest, and more while they exceed `most_bytes`; never the newest, never the best."""
-    folders = sorted(checkpoints.glob("step-*"), reverse=True)
-    sizes = [sum(f.stat().st_size for f in folder.iterdir()) for folder in folders]
-    total = sum(sizes)
+def tidy(checkpoints: Path, step: int, keep: int, best: int | None, most_bytes: float | None) -> None:
+    """Delete old checkpoints.
+
+    Args:
+        checkpoints: their folder.
+        step: the newest, just saved; it is never deleted. What claims a later step is damaged or of another training, and goes.
+        keep: how many of the newest stay.
+        best: the best step, which is never deleted.
+        most_bytes: delete more while all together exceed this; None: no bound.
+    """
+    folders = []
+    for number, folder in _newest_first(checkpoints):
+        if number > step:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            folders.append((number, folder, sum(f.stat().st_size for f in folder.iterdir())))
+    total = sum(size for _, _, size in folders)
     for index in range(len(folders) - 1, 0, -1):
-        if best is not None and folders[index] == folder_of(checkpoints, best):
-            continue
-        if index >= keep or (most_bytes is not None and total > most_bytes):
-            total -= sizes[index]
-            shutil.rmtree(folders[index], ignore_errors=True)
+        number, folder, size = folders[index]
+        if number != best and (index >= keep or (most_bytes is not None and total > most_bytes)):
+            total -= size
+            shutil.rmtree(folder, ignore_errors=True)

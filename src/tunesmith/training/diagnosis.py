@@ -1,15 +1,27 @@
 """The learning curves, and what they say in words: the finding, its evidence, and the next thing to try.
 
-Every rule below is a plain comparison on logged figures with its numbers in the sentence, so that a reader can check it.
+Every rule is a plain comparison on logged figures, with its numbers in the sentence, so that a reader can check it. The bounds
+are conventions of ours, chosen on runs with a known fault (tests/training/test_diagnosis.py makes each fault and expects its name).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.sections import Block, Lines, Section, Series, Tone, Words
+
+FEW_ROWS_A_LABEL = 20
+OVERFITTING_RISE = 0.10
+"""Validation loss this share above its best, while the training loss fell on."""
+SPIKE = 3.0
+"""Training loss this many times the median of the points before it."""
+HIGH_LOSS = 0.5
+"""Training loss still above this share of a blind guess's at the end: little was learnt."""
+STILL_FALLING = 0.02
+"""Validation loss that fell by this share in the last measurement is still falling."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +34,7 @@ class Finding:
     tone: Tone
 
 
-def curves(events: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+def curves(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
     """Logged events as series: `train` and `valid`, each with `step` and every figure."""
     out: dict[str, dict[str, list[float]]] = {"train": {}, "valid": {}}
     for event in events:
@@ -35,22 +47,22 @@ def curves(events: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]
     return out
 
 
-def sections(events: Sequence[dict[str, Any]], kept_step: int, findings: Sequence[Finding]) -> list[Section]:
+def sections(events: Sequence[Mapping[str, Any]], kept_step: int, findings: Sequence[Finding]) -> list[Section]:
     """The report's section on learning: the diagnosis, then loss and accuracy of train and validation over steps."""
     series = curves(events)
     blocks: list[Block] = [Words(f"{one.text} {one.remedy}".strip(), one.tone) for one in findings]
     for figure, label in (("loss", "loss (nats)"), ("accuracy", "accuracy"), ("micro_f1", "micro F1")):
-        lines = [Series(side, s["step"], s[figure]) for side, s in series.items() if len(s.get(figure, [])) > 1]
+        lines = [Series({"train": "training", "valid": "validation"}[side], s["step"], s[figure]) for side, s in series.items() if len(s.get(figure, [])) > 1]
         if lines:
-            blocks.append(Lines(lines, "step", label, f"{label[0].upper()}{label[1:]} while training", [(kept_step, "kept")]))
+            blocks.append(Lines(lines, "step", label, f"{label[0].upper()}{label[1:].removesuffix(' (nats)')} while training", [(kept_step, "kept")]))
     return [Section("learning", "How it learned", blocks)]
 
 
-def diagnose(events: Sequence[dict[str, Any]], kept_step: int, rows: int, classes: int) -> list[Finding]:
+def diagnose(events: Sequence[Mapping[str, Any]], kept_step: int, rows: int, classes: int) -> list[Finding]:
     """Read the curves.
 
     Args:
-        events: the run's `step`, `valid` and `skipped` events.
+        events: the run's `step`, `valid` and `skipped` events, in order.
         kept_step: whose weights were kept.
         rows: training rows.
         classes: labels.
@@ -58,4 +70,101 @@ def diagnose(events: Sequence[dict[str, Any]], kept_step: int, rows: int, classe
     Returns:
         Findings, gravest first; at least one.
     """
-    return [Finding("steady", f"Training went steadily; the weights of step {kept_step} were kept.", "", "good")]
+    series = curves(events)
+    train, valid = series["train"], series["valid"]
+    found = [
+        *_skipped(events),
+        *_spikes(train),
+        *_rate_too_high(train, classes),
+        *_underfitting(train, valid, classes),
+        *_overfitting(train, valid, kept_step),
+        *_unfinished(valid),
+        *_too_little_data(rows, classes),
+    ]
+    if not any(one.tone in ("warn", "bad") for one in found):
+        text = f"Training went steadily; the weights of step {kept_step} were kept."
+        found.append(Finding("steady", text, "", "good"))
+    return sorted(found, key=lambda one: ("bad", "warn", "good", "plain").index(one.tone))
+
+
+def _skipped(events: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    steps = [event["step"] for event in events if event["kind"] == "skipped"]
+    if not steps:
+        return []
+    text = f"{len(steps)} steps were skipped because their loss or gradient was not finite (the first is step {steps[0]})."
+    return [Finding("not finite", text, "Look for odd rows, lower train.learning_rate, or set train.precision: fp32.", "bad")]
+
+
+def _spikes(train: Mapping[str, list[float]]) -> list[Finding]:
+    losses, steps = train.get("loss", []), train.get("step", [])
+    for index in range(5, len(losses)):
+        usual = sorted(losses[max(0, index - 20) : index])[min(20, index) // 2]
+        if losses[index] > SPIKE * max(usual, 0.05):
+            text = f"The training loss jumped to {losses[index]:.2f} at step {steps[index]:.0f}, from about {usual:.2f} before."
+            return [Finding("spike", text, "Look at the rows around that step; a lower train.learning_rate or train.clip_norm makes jumps smaller.", "warn")]
+    return []
+
+
+def _blind(classes: int) -> float:
+    """Loss of guessing all labels alike, in nats."""
+    return math.log(max(2, classes))
+
+
+def _rate_too_high(train: Mapping[str, list[float]], classes: int) -> list[Finding]:
+    losses = train.get("loss", [])
+    if len(losses) < 6:
+        return []
+    quarter = max(2, len(losses) // 4)
+    last = sum(losses[-quarter:]) / quarter
+    if last > 0.97 * max(losses[0], _blind(classes)) or not math.isfinite(last):
+        text = f"The training loss did not fall: {losses[0]:.2f} at the start, {last:.2f} over the last quarter; a blind guess has {_blind(classes):.2f}."
+        return [Finding("learning rate too high", text, "Try a third of train.learning_rate; if that changes nothing, check the labels.", "bad")]
+    return []
+
+
+def _underfitting(train: Mapping[str, list[float]], valid: Mapping[str, list[float]], classes: int) -> list[Finding]:
+    losses = train.get("loss", [])
+    if len(losses) < 4 or _rate_too_high(train, classes):
+        return []
+    last = sum(losses[-3:]) / 3
+    if last <= HIGH_LOSS * _blind(classes):
+        return []
+    text = f"Underfitting: the training loss ended at {last:.2f}, where a blind guess has {_blind(classes):.2f}."
+    return [Finding("underfitting", text, "Train longer (train.epochs), raise train.learning_rate, or let more weights learn (method: full).", "warn")]
+
+
+def _overfitting(train: Mapping[str, list[float]], valid: Mapping[str, list[float]], kept_step: int) -> list[Finding]:
+    losses, steps = valid.get("loss", []), valid.get("step", [])
+    if len(losses) < 2:
+        return []
+    best = min(range(len(losses)), key=losses.__getitem__)
+    rise = losses[-1] / max(losses[best], 1e-9) - 1
+    if best == len(losses) - 1 or rise < OVERFITTING_RISE:
+        return []
+    behind = [loss for step, loss in zip(train.get("step", []), train.get("loss", []), strict=True) if step > steps[best]]
+    if not behind or behind[-1] > behind[0] * 1.05:
+        return []
+    text = f"Overfitting since step {steps[best]:.0f}: from there the validation loss rose by {100 * rise:.0f} %, while the training loss fell on."
+    score = valid.get("accuracy") or valid.get("micro_f1") or []
+    if score and score[-1] >= score[best]:
+        text += f" Accuracy did not suffer ({100 * score[best]:.1f} % then, {100 * score[-1]:.1f} % at the end): the model grew too sure of itself."
+        remedy = "The temperature fitted on validation corrects that; fewer epochs or objective.label_smoothing prevent it."
+        return [Finding("overfitting", text, remedy, "plain")]
+    remedy = f"The weights of step {kept_step} were kept. Fewer epochs, train.patience, model.dropout or more rows would help."
+    return [Finding("overfitting", text, remedy, "warn")]
+
+
+def _unfinished(valid: Mapping[str, list[float]]) -> list[Finding]:
+    losses = valid.get("loss", [])
+    if len(losses) < 2 or losses[-1] != min(losses) or losses[-2] - losses[-1] < STILL_FALLING * losses[-2]:
+        return []
+    text = f"The validation loss was still falling at the end ({losses[-2]:.3f} to {losses[-1]:.3f} in the last measurement)."
+    return [Finding("unfinished", text, "More epochs are likely to help: tunesmith run --resume RUN train.epochs=N goes on from here.", "plain")]
+
+
+def _too_little_data(rows: int, classes: int) -> list[Finding]:
+    each = rows / max(1, classes)
+    if each >= FEW_ROWS_A_LABEL:
+        return []
+    text = f"Little data: {rows} training rows for {classes} labels, {each:.0f} each on average."
+    return [Finding("too little data", text, "Method features is safest here; labelling more rows of the weakest labels helps most.", "warn")]

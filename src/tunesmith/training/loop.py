@@ -54,6 +54,8 @@ class State:
     tokens: int = 0
     seconds: float = 0.0
     decay: float = 1.0
+    norm: float = 0.0
+    """Gradient norm of the last step that was learnt."""
     sums: dict[str, float] = field(default_factory=dict)
     """Training sums since the last logged step."""
     ended: Literal["", "finished", "early"] = ""
@@ -91,7 +93,7 @@ def train(
         machine: device, precision and threads.
         checkpoints: folder for them; other trainings' are ignored by `identity`.
         identity: hash of all that decides the result.
-        emit: takes events: progress, step, valid, skipped, checkpoint, resumed, warning.
+        emit: takes events: began or resumed, progress, step, valid, skipped, checkpoint, warning.
         stopping: polled after each step; a signal number makes the loop save and stop.
 
     Returns:
@@ -108,12 +110,14 @@ def train(
     if masters:
         model.to(torch.bfloat16)
     state = State()
-    found, warnings = checkpoint.newest(checkpoints, identity)
+    found, warnings = checkpoint.newest(checkpoints, identity, settings.keep_best)
     for text in warnings:
         emit({"kind": "warning", "text": text})
     if found:
         state = _restore(found, optimizer)
         emit({"kind": "resumed", "step": state.step})
+    else:
+        emit({"kind": "began", "step": 0})  # what a run killed before its first checkpoint has told is void
     plans = _Plans(examples.lengths_N, settings)
     total = plans.steps()
     marks = _evaluation_steps(plans, settings)
@@ -215,7 +219,7 @@ class _Loop:
         self.checkpoints, self.identity = checkpoints, identity
         self.saved_step, self.saved_at = state.step, time.monotonic()
         self.warmup_steps = math.ceil(settings.warmup * total)
-        self.norm = self.rate = 0.0
+        self.rate = 0.0
 
     def step(self, micro: list[Batch]) -> None:
         """One optimizer step over micro-batches whose losses are averaged by units, exactly."""
@@ -240,7 +244,7 @@ class _Loop:
         # | every checkpoint after it worthless. The step is skipped, counted, and three in a row stop the run.    |
         # +-------------------------------------------------------------------------------------------------------+
         if math.isfinite(norm):
-            self.norm = norm
+            state.norm = norm
             shrink = min(1.0, settings.clip_norm / (norm + 1e-6)) if settings.clip_norm else 1.0
             self.optimizer.step(self.rate, shrink)
             state.skipped_in_a_row = 0
@@ -263,7 +267,7 @@ class _Loop:
         state = self.state
         figures = self.objective.summary(state.sums) if state.sums else {}
         state.sums = {}
-        self.emit({"kind": "step", "step": state.step, "epoch": self.epochs_done(), "learning_rate": self.rate, "gradient_norm": self.norm, **figures})
+        self.emit({"kind": "step", "step": state.step, "epoch": self.epochs_done(), "learning_rate": self.rate, "gradient_norm": state.norm, **figures})
 
     def epochs_done(self) -> float:
         """Epochs behind us, with fractions."""
@@ -303,7 +307,7 @@ class _Loop:
         self.emit({"kind": "checkpoint", "step": self.state.step})
         gigabytes = self.settings.checkpoint_gigabytes
         best = self.state.best_step if self.settings.keep_best else None
-        checkpoint.tidy(self.checkpoints, self.settings.keep_checkpoints, best, gigabytes * 1e9 if gigabytes else None)
+        checkpoint.tidy(self.checkpoints, self.state.step, self.settings.keep_checkpoints, best, gigabytes * 1e9 if gigabytes else None)
 
 
 def _restore(found: checkpoint.Checkpoint, optimizer: Optimizer) -> State:

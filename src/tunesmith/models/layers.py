@@ -1,0 +1,111 @@
+"""The layers of any base as a list, and the states below a layer computed once for all epochs.
+
+Shapes: N rows, S sequences of a batch, L padded length, T tokens of all rows, D hidden size.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from tunesmith.errors import UserError
+from tunesmith.files import as_user_error
+from tunesmith.models import bert
+from tunesmith.models.features import BATCH_TOKENS, cache_folder
+from tunesmith.tokens import batches
+from tunesmith.tokens.examples import Batch, Examples, TokenExamples
+
+
+def stack(model: nn.Module) -> list[nn.Module]:
+    """The repeated layers of a base, first to last: the longest `ModuleList` in it.
+
+    Raises:
+        UserError: there is none.
+    """
+    lists = [list(one) for one in model.modules() if isinstance(one, nn.ModuleList)]
+    if not lists:
+        raise UserError(f"{type(model).__name__} has no list of layers", "recipe, `method`", "use full or lora")
+    return max(lists, key=len)
+
+
+def after(model: nn.Module) -> list[nn.Module]:
+    """What comes after the layers: pooler, final norm, head. Found as the modules without layers that stand behind them."""
+    found: list[nn.Module] = []
+    here: Any = model
+    while True:
+        children = list(here.named_children())
+        holder = next((i for i, (_, one) in enumerate(children) if any(isinstance(m, nn.ModuleList) for m in one.modules())), None)
+        if holder is None:
+            return found
+        found += [one for _, one in children[holder + 1 :]]
+        here = children[holder][1]
+        if isinstance(here, nn.ModuleList):
+            return found
+
+
+@dataclass(frozen=True)
+class StateExamples:
+    """Rows as states of a frozen lower part: states_TD, memory-mapped, one row a token of `source`."""
+
+    source: TokenExamples
+    states_TD: npt.NDArray[np.float32]
+
+    @property
+    def lengths_N(self) -> npt.NDArray[np.int64]:
+        return self.source.lengths_N
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, rows_B: npt.NDArray[np.int64]) -> Batch:
+        batch = self.source.batch(rows_B)
+        mask_SL = batch.inputs["attention_mask"].bool().numpy()
+        states_SLD = np.zeros((*mask_SL.shape, self.states_TD.shape[1]), np.float32)
+        states_SLD[mask_SL] = self.states_TD[self.source.places(rows_B)]
+        batch.inputs = {"states": torch.from_numpy(states_SLD), "attention_mask": batch.inputs["attention_mask"]}
+        return batch
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+
+def cached(model: Any, examples: TokenExamples, progress: Callable[[int, int], None]) -> Examples:
+    """Compute the states below `model.frozen_below` for every token, once.
+
+    Args:
+        model: a classifier that can start from states (see `models/bert.py`); with another one the tokens come back as they are.
+        examples: rows of tokens.
+        progress: called with (rows done, rows).
+
+    Returns:
+        Rows as states, in a file without a name that the system deletes with the process.
+
+    Raises:
+        UserError: no space for them.
+    """
+    if model.config.model_type not in bert.KINDS:
+        return examples
+    width = model.config.hidden_size
+    folder = cache_folder().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            states_TD = np.memmap(file, np.float32, "w+", shape=(len(examples.tokens.ids_T), width))
+    except OSError as error:
+        raise as_user_error(error, folder) from error
+    done = 0
+    for rows in batches.in_order(examples.lengths_N, 512, BATCH_TOKENS):
+        batch = examples.batch(rows)
+        mask_SL = batch.inputs["attention_mask"].bool()
+        states_SLD = bert.below(model.bert, model.frozen_below, **batch.inputs)
+        states_TD[examples.places(rows)] = states_SLD[mask_SL].numpy()
+        done += len(rows)
+        progress(done, len(examples))
+    return StateExamples(examples, states_TD)

@@ -1,0 +1,95 @@
+"""The stages of a run, one file each. Here alone a room is handed what lives below it: data gets vectors, evaluation gets probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tunesmith import recipe as recipes
+from tunesmith.data import prepare as preparation
+from tunesmith.data import rows
+from tunesmith.files import read_json
+from tunesmith.models.catalog import Base
+from tunesmith.recipe import Recipe
+from tunesmith.runs import Run
+
+if TYPE_CHECKING:
+    from tunesmith.models.about import About
+    from tunesmith.tokens.encode import Tokens
+    from tunesmith.tokens.examples import TokenExamples
+    from tunesmith.tokens.tokenizer import Tokenizer
+
+FORMAT = 1
+"""Raised when the meaning of a stage's outputs changes, so that old ones are not reused."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage needs: the run and its recipe, the base, the hashes of the data files, and who may stop us."""
+
+    run: Run
+    recipe: Recipe
+    base: Base
+    files: dict[str, str]
+    stopping: Callable[[], int | None]
+
+    def tables(self) -> dict[str, Any]:
+        """The prepared rows by side."""
+        folder = self.run.folder / "data"
+        return {side: rows.read(path) for side in preparation.SIDES if (path := folder / f"{side}.parquet").exists()}
+
+    def labels(self) -> tuple[list[str], bool]:
+        """Label names in order, and whether a row has any number of them."""
+        names = read_json(self.run.folder / "data" / "labels.json")
+        return names["labels"], names["multi_label"]
+
+    def progress(self, task: str) -> Callable[[int, int], None]:
+        """A callback that tells how far a task is."""
+        return lambda done, of: self.run.emit({"kind": "progress", "task": task, "done": done, "of": of})
+
+
+def content(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as data without what does not decide a result: the name, and paths (their hashes count)."""
+    values = recipes.dump(recipe)
+    del values["name"]
+    for side in preparation.input_files(recipe.data):
+        values["data"][side] = "file"
+    values["model"]["base"] = "base"
+    return values
+
+
+def reader(base: Base, recipe: Recipe) -> tuple[Tokenizer, int]:
+    """The base's tokenizer and the most tokens read of a text."""
+    from tunesmith.tokens import tokenizer
+
+    return tokenizer.load(base.folder), recipe.model.max_tokens or base.max_tokens
+
+
+def encode(tokenizer: Tokenizer, table: Any, recipe: Recipe, limit: int) -> Tokens:
+    """A table's texts as tokens."""
+    from tunesmith.tokens import encode
+
+    return encode.encode(tokenizer, rows.strings(table, "text"), rows.strings(table, "text_pair"), limit, recipe.model.truncation)
+
+
+def unlabelled(context: Context, table: Any) -> TokenExamples:
+    """A table's texts as examples without targets."""
+    from tunesmith.tokens.examples import Targets, TokenExamples
+
+    tokenizer, limit = reader(context.base, context.recipe)
+    return TokenExamples(encode(tokenizer, table, context.recipe, limit), Targets(None), tokenizer.pad_id)
+
+
+def label_array(table: Any, about: About) -> Any:
+    """A table's labels: int64 (N,), or bool (N, C) when a row has any number."""
+    import numpy as np
+
+    index = {name: number for number, name in enumerate(about.labels)}
+    lists = rows.label_lists(table)
+    if not about.multi_label:
+        return np.array([index[one[0]] for one in lists], np.int64)
+    out_NC = np.zeros((len(lists), len(index)), bool)
+    for row, one in enumerate(lists):
+        out_NC[row, [index[name] for name in one]] = True
+    return out_NC

@@ -1,0 +1,139 @@
+"""Stage `evaluate`: the saved model and its baselines on rows it has not seen -> evaluation.json and data/reference/."""
+
+from __future__ import annotations
+
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tunesmith.data import rows
+from tunesmith.files import sha256_json, staged_folder, write_json
+from tunesmith.runs import Run
+from tunesmith.stages import FORMAT, Context, content, label_array, unlabelled
+
+if TYPE_CHECKING:
+    from tunesmith.serving.engine import Classifier
+
+REFERENCE_ROWS = 2000
+"""Vectors kept for drift checks: enough for a two-sample test, 3 MB of a small base."""
+
+
+def stage(context: Context, kin: list[Run]) -> None:
+    """Measure, or reuse what is measured."""
+    run = context.run
+    decides = {"evaluate": content(context.recipe)["evaluate"], "rows": run.output_hash("prepare"), "model": run.output_hash("train"), "format": FORMAT}
+    run.stage("evaluate", sha256_json(decides), ["evaluation.json?", "data/reference?"], lambda: _work(context), kin)
+
+
+def _work(context: Context) -> None:
+    from tunesmith.evaluation import baselines, measure
+    from tunesmith.evaluation.calibration import Abstention
+    from tunesmith.serving import engine
+
+    run, recipe = context.run, context.recipe
+    tables = context.tables()
+    split = next((side for side in ("test", "valid") if side in tables), None)
+    if split is None:
+        run.emit({"kind": "warning", "text": "no test and no validation rows: nothing was measured"})
+        return
+    if split == "valid":
+        run.emit({"kind": "warning", "text": "no test rows: measured on the validation rows that also chose the step, so the figures flatter"})
+    classifier = engine.load(run.folder / "model")
+    about = classifier.about
+    texts = {side: _texts(tables[side]) for side in ("train", split)}
+    labels = {side: label_array(tables[side], about) for side in ("train", split)}
+    classes = len(about.labels)
+    logits_NC = _logits(context, classifier, tables[split])
+    models: dict[str, Any] = {"tuned": engine.to_probabilities(logits_NC / classifier.temperature, about.multi_label)}
+    vectors: dict[str, Any] = {}
+    for name in recipe.evaluate.against:
+        run.emit({"kind": "note", "text": f"measuring against {name}"})
+        if name == "majority":
+            models[name] = baselines.majority(labels["train"], len(texts[split]), classes)
+        elif name == "tfidf":
+            models[name] = baselines.tfidf(texts["train"], labels["train"], texts[split], classes, recipe.evaluate.seed)
+        else:
+            vectors = {side: _vectors(context, tables[side]) for side in ("train", split)}
+            models[name] = baselines.nearest_mean(vectors["train"], labels["train"], vectors[split], classes)
+    outside = tables.get("out_of_scope")
+    groups = rows.strings(tables[split], "together")
+    result = measure.evaluate(
+        models,
+        labels[split],
+        about.labels,
+        groups=groups if any(group is not None for group in groups) else None,
+        rows=rows.strings(tables[split], "id"),
+        headline="micro_f1" if about.multi_label else "macro_f1",
+        uncalibrated=engine.to_probabilities(logits_NC, about.multi_label) if classifier.temperature != 1 else None,
+        abstention=Abstention(**classifier.abstention) if classifier.abstention else None,
+        out_of_scope=None if outside is None else engine.to_probabilities(_logits(context, classifier, outside) / classifier.temperature, about.multi_label),
+        split=split,
+        seed=recipe.evaluate.seed,
+        resamples=recipe.evaluate.resamples,
+    )
+    if recipe.train.seeds > 1:
+        result["splits"][split]["seeds"] = _seeds(context, tables[split], labels[split])
+    write_json(run.folder / "evaluation.json", plain(result))
+    _reference(context, texts, labels["train"], vectors, models["tuned"], about.labels)
+
+
+def _seeds(context: Context, table: Any, labels: Any) -> dict[str, Any]:
+    """Every seed's model on the same rows: mean and standard deviation of each figure."""
+    from tunesmith.evaluation import classification
+    from tunesmith.serving import engine
+
+    figures = []
+    for folder in sorted((context.run.folder / "seeds").glob("seed-*")):
+        classifier = engine.load(folder)
+        probabilities_NC = engine.to_probabilities(_logits(context, classifier, table) / classifier.temperature, classifier.about.multi_label)
+        figures.append(classification.scores(labels, probabilities_NC))
+    spread = {name: {"mean": mean(f[name] for f in figures), "spread": stdev(f[name] for f in figures)} for name in figures[0]}
+    return {"count": len(figures), **spread}
+
+
+def _reference(context: Context, texts: dict[str, list[str]], labels: Any, vectors: dict[str, Any], tuned_NC: Any, names: list[str]) -> None:
+    """What drift will be measured against: lengths, label shares, confidences, and the base's vectors of some training rows."""
+    from safetensors.numpy import save_file
+
+    lengths = np.array([len(text) for text in texts["train"]])
+    counts_C = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(names))
+    facts = {
+        "rows": len(lengths),
+        "characters": {"edges": (edges := np.unique(np.percentile(lengths, np.arange(0, 101, 10)))), "counts": np.histogram(lengths, edges)[0]},
+        "labels": dict(zip(names, counts_C / max(1, len(lengths)), strict=True)),
+        "predicted": dict(zip(names, tuned_NC.mean(0), strict=True)),
+        "confidence": {"edges": np.linspace(0, 1, 21), "counts": np.histogram(tuned_NC.max(1), np.linspace(0, 1, 21))[0]},
+        "base_sha256": context.base.sha256,
+    }
+    with staged_folder(context.run.folder / "data" / "reference") as staging:
+        write_json(staging / "reference.json", plain(facts))
+        if vectors:
+            every = max(1, len(vectors["train"]) // REFERENCE_ROWS)
+            save_file({"vectors": np.ascontiguousarray(vectors["train"][::every][:REFERENCE_ROWS])}, staging / "vectors.safetensors")
+
+
+def _vectors(context: Context, table: Any) -> Any:
+    from tunesmith.models import features
+
+    return features.vectors(context.base, unlabelled(context, table), "mean", context.progress("embed")).vectors_ND.numpy()
+
+
+def _logits(context: Context, classifier: Classifier, table: Any) -> Any:
+    return classifier.logits(rows.strings(table, "text"), rows.strings(table, "text_pair"), context.progress("evaluate"))
+
+
+def _texts(table: Any) -> list[str]:
+    pairs = rows.strings(table, "text_pair")
+    return [text if pair is None else f"{text} {pair}" for text, pair in zip(rows.strings(table, "text"), pairs, strict=True)]
+
+
+def plain(value: Any) -> Any:
+    """NumPy numbers and arrays as JSON has them; a number that is not finite becomes null."""
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
+        return [plain(one) for one in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
