@@ -128,7 +128,7 @@ class Run:
                     link_or_copy(other.folder / output, self.folder / output)
                 self._record({**theirs, "shared_from": other.name})
                 if name == "train":
-                    self.save(training=other.state.get("training", {}), machine=other.state.get("machine"))
+                    self.save(**{key: other.state[key] for key in ("training", "tokens", "machine", "threads") if key in other.state})
                     told = [e for e in other.events("step", "valid", "skipped")]
                     for event in told:
                         self.emit(event)

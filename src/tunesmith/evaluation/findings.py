@@ -27,6 +27,13 @@ NAMES = {
     "log_loss": "log loss",
     "ece": "calibration error (ECE)",
 }
+CALLED = {
+    "tuned": "the tuned model",
+    "majority": "the commonest label",
+    "tfidf": "TF-IDF with logistic regression",
+    "base": "the untuned base",
+}
+"""How a reader who has not seen the recipe knows the models; a run's name stands for itself."""
 MEANINGS = {
     "accuracy": "the share of rows answered right",
     "macro_f1": "how well each label is found, averaged over labels so that rare ones count as much as common ones",
@@ -52,6 +59,11 @@ def reading(comparison: Mapping[str, Any]) -> Reading:
     if comparison.get("p_adjusted", comparison["p"]) < SURE and (low > 0 or high < 0):
         return "better" if (low > 0) != (metric in LESS_IS_BETTER) else "worse"
     return "equal" if metric in SHARES and -NEGLIGIBLE < low and high < NEGLIGIBLE else "unclear"
+
+
+def called(model: str) -> str:
+    """A model's name for a reader."""
+    return CALLED.get(model, model)
 
 
 def show(metric: str, value: float) -> str:
@@ -113,11 +125,11 @@ def _sentence(comparison: Mapping[str, Any], models: Mapping[str, Any], rows: in
     sure = f"anything from {_range(metric, comparison['low'], comparison['high'])} fits the data (95 % interval; {_p(p)})"
     if verdict in ("better", "worse"):
         small = metric in SHARES and abs(comparison["difference"]) < NEGLIGIBLE
-        what = f"{'Slightly ' if small else ''}{verdict if small else verdict.capitalize()} than {against}"
+        what = f"{'Slightly ' if small else ''}{verdict if small else verdict.capitalize()} than {called(against)}"
         return f"{what}: {name} is {amount} ({values}); {sure}."
     if verdict == "equal":
-        return f"As good as {against}, and no better: {name} is {amount} ({values}); {sure}."
-    text = f"Not shown to be better than {against}: {name} is {amount} ({values}), but {sure}."
+        return f"As good as {called(against)}, and no better: {name} is {amount} ({values}); {sure}."
+    text = f"Not shown to be better than {called(against)}: {name} is {amount} ({values}), but {sure}."
     good_sign = (comparison["difference"] > 0) != (metric in LESS_IS_BETTER)
     needed = rows_needed(rows, comparison)
     if good_sign and needed:
@@ -125,7 +137,8 @@ def _sentence(comparison: Mapping[str, Any], models: Mapping[str, Any], rows: in
     return text
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(models: Sequence[str]) -> str:
+    names = [called(model) for model in models]
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
@@ -170,14 +183,11 @@ def verdict(evaluation: Mapping[str, Any], split: str = "test") -> tuple[str, li
         whole = "all labels right" if found.get("multi_label") else "right"
         sentences.append(f"It gets {show_interval('accuracy', accuracy)} of the rows {whole}.")
     sentences += [_sentence(c, found["models"], rows) for c in lines]
-    if len(lines) > 1:
-        sentences.append(f"The p-values allow for the {len(lines)} comparisons made (Holm).")
     width = entry["high"] - entry["low"]
     if metric in SHARES and width > WIDE:
         sentences.append(f"The test set is small: the figure is known only to within about {50 * width:.0f} points either way.")
-    if groups is not None:
-        rough = "; with so few, the intervals themselves are rough" if groups < FEW_GROUPS else ""
-        sentences.append(f"The rows belong to {groups:,} groups that count as one each in the intervals{rough}.")
+    if groups is not None and groups < FEW_GROUPS:
+        sentences.append(f"The rows belong to only {groups:,} groups that count as one each, so the intervals themselves are rough.")
     return headline, sentences, tone
 
 
@@ -210,12 +220,12 @@ def _against(headline: str, found: Mapping[str, Any]) -> Section:
     metrics = sorted(models[tuned], key=lambda metric: metric != headline)
     table = Table(
         ["Model", *(NAMES.get(m, m) for m in metrics)],
-        [[name, *(show_interval(m, models[name][m]) if m in models[name] else None for m in metrics)] for name in names],
+        [[called(name), *(show_interval(m, models[name][m]) if m in models[name] else None for m in metrics)] for name in names],
         f"{found['rows']:,} rows; 95 % intervals in brackets",
         emphasis=names.index(tuned),
     )
     bars = Bars(
-        names,
+        [called(name) for name in names],
         [models[name][headline]["value"] for name in names],
         NAMES.get(headline, headline),
         [(models[name][headline]["low"], models[name][headline]["high"]) for name in names],
@@ -224,14 +234,20 @@ def _against(headline: str, found: Mapping[str, Any]) -> Section:
         (0.0, 1.0) if headline in SHARES else None,
     )
     rows = [
-        [c["against"], NAMES.get(c["metric"], c["metric"]), c["difference"], c["low"], c["high"], _p(c["p"]),
+        [called(c["against"]), NAMES.get(c["metric"], c["metric"]), c["difference"], c["low"], c["high"], _p(c["p"]),
          _p(c.get("p_adjusted", c["p"])), reading(c)]
         for c in found["comparisons"]
     ]  # fmt: skip
     columns = ["Against", "Metric", "Difference", "Low", "High", "p", "p, adjusted", "Reading"]
     blocks: list[Block] = [bars, table]
     if rows:
-        blocks.append(Table(columns, rows, f"{tuned} less the other, on the same rows; adjusted for the number of models (Holm)"))
+        text = "The tuned model less the other, on the same rows. The adjusted p-values allow for the number of comparisons (Holm)."
+        if found.get("groups") is not None:
+            text += f" The rows belong to {found['groups']:,} groups (`together`) that count as one each in intervals and tests."
+        blocks += [Words(text), Table(columns, rows, "Differences")]
+    if "seeds" in found:
+        spread = [[NAMES.get(m, m), s["mean"], s["spread"]] for m, s in found["seeds"].items() if m != "count"]
+        blocks.append(Table(["Metric", "Mean", "Standard deviation"], spread, f"The same training with {found['seeds']['count']} seeds, on these rows"))
     return Section("baselines", "Against the baselines", blocks)
 
 

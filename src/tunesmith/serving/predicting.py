@@ -33,12 +33,12 @@ def predict_texts(run: Path, texts: Sequence[str], output: Path | None, device: 
         for text, answer in zip(texts, answers, strict=True):
             print(f"{answer.label}\t{answer.probability:.3f}\t{text}")
         return
-    lines = [{"text": text, "predicted": a.label, "probability": round(a.probability, 6)} for text, a in zip(texts, answers, strict=True)]
+    lines = [{"text": text, **_columns(answer)} for text, answer in zip(texts, answers, strict=True)]
     _out("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), output)
 
 
 def predict_file(run: Path, input: Path, output: Path | None, column: str | None, device: str) -> None:
-    """The rows of a file with `predicted` and `probability` added, in the file's own format (Parquet becomes JSON lines).
+    """The rows of a file with the columns `ADDED`, in the file's own format (Parquet becomes JSON lines).
 
     Raises:
         UserError: unreadable rows, a missing text column, columns that would be overwritten, or a device that is not there.
@@ -67,8 +67,14 @@ def predict_file(run: Path, input: Path, output: Path | None, column: str | None
     texts = [record[column] for _, record in records.records]
     pairs = [record.get(pair) for _, record in records.records] if pair else None
     answers = engine.load(run / "model", device).predict(texts, pairs)
-    table = [{**record, "predicted": a.label, "probability": round(a.probability, 6)} for (_, record), a in zip(records.records, answers, strict=True)]
-    _out(_written(table, [*records.columns, *ADDED], input.suffix.lower(), records.delimiter), output)
+    table = [{**record, **_columns(answer)} for (_, record), answer in zip(records.records, answers, strict=True)]
+    _out(_written(table, [*records.columns, *_columns(answers[0])], input.suffix.lower(), records.delimiter), output)
+
+
+def _columns(answer: engine.Prediction) -> dict[str, Any]:
+    """What is added to a row; `sure` only where the run has fitted how sure is sure enough."""
+    sure = {} if answer.sure is None else {"sure": "yes" if answer.sure else "no"}
+    return {"predicted": answer.label, "probability": round(answer.probability, 6), **sure}
 
 
 def _check_text(value: Any, holder: str, where: str) -> None:

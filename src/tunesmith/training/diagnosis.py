@@ -20,6 +20,8 @@ SPIKE = 3.0
 """Training loss this many times the median of the points before it."""
 HIGH_LOSS = 0.5
 """Training loss still above this share of a blind guess's at the end: little was learnt."""
+GAP = 0.08
+"""Training accuracy this far above validation accuracy: the rest is to be gained from data."""
 STILL_FALLING = 0.02
 """Validation loss that fell by this share in the last measurement is still falling."""
 
@@ -78,6 +80,7 @@ def diagnose(events: Sequence[Mapping[str, Any]], kept_step: int, rows: int, cla
         *_rate_too_high(train, classes),
         *_underfitting(train, valid, classes),
         *_overfitting(train, valid, kept_step),
+        *_gap(train, valid),
         *_unfinished(valid),
         *_too_little_data(rows, classes),
     ]
@@ -152,6 +155,17 @@ def _overfitting(train: Mapping[str, list[float]], valid: Mapping[str, list[floa
         return [Finding("overfitting", text, remedy, "plain")]
     remedy = f"The weights of step {kept_step} were kept. Fewer epochs, train.patience, model.dropout or more rows would help."
     return [Finding("overfitting", text, remedy, "warn")]
+
+
+def _gap(train: Mapping[str, list[float]], valid: Mapping[str, list[float]]) -> list[Finding]:
+    for name in ("accuracy", "micro_f1"):
+        if len(train.get(name, [])) < 3 or not valid.get(name):
+            continue
+        learnt, held = sum(train[name][-3:]) / 3, valid[name][-1]
+        if learnt - held > GAP:
+            text = f"It answers {100 * learnt:.0f} % of the training rows right and {100 * held:.0f} % of the validation rows: it has begun to know rows by heart."
+            return [Finding("gap", text, "More labelled rows will help more than more epochs.", "plain")]
+    return []
 
 
 def _unfinished(valid: Mapping[str, list[float]]) -> list[Finding]:

@@ -30,6 +30,8 @@ from tunesmith.training.settings import TrainSettings
 
 MOST_SKIPPED = 3
 """Non-finite steps in a row after which going on would be pretence."""
+LOG_POINTS = 60
+"""Points of the training curve: each the mean of enough steps to show a trend rather than the luck of a batch."""
 MEASURE_TOKENS = 4096
 """Padded tokens of a batch when only measuring."""
 
@@ -123,7 +125,7 @@ def train(
     marks = _evaluation_steps(plans, settings)
     model.train()
     loop = _Loop(model, objective, optimizer, settings, device, state, total, checkpoints, identity, emit)
-    log_every = settings.log_every or max(1, total // 200)
+    log_every = settings.log_every or max(1, total // LOG_POINTS)
     while not state.ended:
         if state.step >= total or (settings.patience is not None and state.without_gain >= settings.patience):
             state.ended = "finished" if state.step >= total else "early"

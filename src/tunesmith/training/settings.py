@@ -53,7 +53,7 @@ class TrainSettings(Settings):
     checkpoint_gigabytes: float | None = Field(None, gt=0)
     """Most space for checkpoints; the newest and the best stay in any case. null: no bound."""
     log_every: int | None = Field(None, ge=1)
-    """Steps between two points of the training curve. null: 200 points in all."""
+    """Steps between two points of the training curve. null: about 60 points in all."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Precision = "auto"
