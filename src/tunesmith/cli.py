@@ -236,8 +236,7 @@ def predict(
     if input is not None:
         predicting.predict_file(one.folder, input, output, column, device)
         return
-    if not texts:
-        texts = _lines_of_stdin()
+    texts = texts or _lines_of_stdin()
     if not texts:
         raise UserError("no text is given", "command line", 'tunesmith predict RUN "a text", or pipe texts in, or --input FILE')
     predicting.predict_texts(one.folder, texts, output, device)
@@ -291,8 +290,13 @@ def _confirmed(question: str) -> bool:
 
 def main() -> None:
     """The command `tunesmith`. Exit codes: 0 done, 1 our crash, 2 user error, 3 gate failed, 130/143 interrupted and resumable."""
+    code: str | int | None
+    stdout = sys.stdout
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=True)
+    except SystemExit as left:  # how typer leaves, also when all went well
+        # It leaves with 1 and another stdout when the reader has gone (`| head`), which is no fault of anybody.
+        code = left.code if sys.stdout is stdout else 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
@@ -302,9 +306,6 @@ def main() -> None:
     except (Interrupted, KeyboardInterrupt) as error:
         code = 128 + (error.signal_number if isinstance(error, Interrupted) else signal.SIGINT)
         print("\nstopped; the same command goes on from here", file=sys.stderr)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing is wrong
-        code = 0
     except Exception as error:  # noqa: BLE001  # the last line of defence: say how to report it
         import traceback
 
@@ -312,10 +313,13 @@ def main() -> None:
 
         if isinstance(error, OSError) and error.errno in SURROUNDINGS and error.filename:
             print(f"error: {as_user_error(error, Path(os.fsdecode(error.filename)))}", file=sys.stderr)
-            sys.exit(2)
-        traceback.print_exc()
-        print("\nThis is a fault of tunesmith, not of yours. Please report it with the lines above and `tunesmith runs`.", file=sys.stderr)
-        code = 1
-    else:
-        return
+            code = 2
+        else:
+            traceback.print_exc()
+            print("\nThis is a fault of tunesmith, not of yours. Please report it with the lines above and `tunesmith runs`.", file=sys.stderr)
+            code = 1
+    try:
+        stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # or Python complains while it shuts down
     sys.exit(code)

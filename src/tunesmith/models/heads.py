@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from tunesmith.models.dropout import dropout
 from tunesmith.models.features import Pooling, pool
 
 
@@ -20,16 +21,16 @@ class Output:
 class LinearHead(nn.Module):
     """A linear layer on vectors of length 1, which it sees times sqrt(D)."""
 
-    def __init__(self, width: int, labels: int, dropout: float, pooling: Pooling) -> None:
+    def __init__(self, width: int, labels: int, chance: float, pooling: Pooling) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = chance
         self.linear = nn.Linear(width, labels)
         self.scale = width**0.5
         self.pooling = pooling
 
     def forward(self, vectors: torch.Tensor) -> Output:
         """vectors_BD -> logits_BC."""
-        return Output(self.linear(self.dropout(vectors * self.scale)))
+        return Output(self.linear(dropout(vectors, self.dropout, self.training) * self.scale))
 
 
 class FeatureClassifier(nn.Module):

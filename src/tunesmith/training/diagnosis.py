@@ -163,8 +163,8 @@ def _gap(train: Mapping[str, list[float]], valid: Mapping[str, list[float]]) -> 
             continue
         learnt, held = sum(train[name][-3:]) / 3, valid[name][-1]
         if learnt - held > GAP:
-            text = f"It answers {100 * learnt:.0f} % of the training rows right and {100 * held:.0f} % of the validation rows: it has begun to know rows by heart."
-            return [Finding("gap", text, "More labelled rows will help more than more epochs.", "plain")]
+            text = f"It answers {100 * learnt:.0f} % of the training rows right and {100 * held:.0f} % of the validation rows. "
+            return [Finding("gap", text + "It has begun to know rows by heart.", "More labelled rows will help more than more epochs.", "plain")]
     return []
 
 
