@@ -109,8 +109,10 @@ def train(
     model.to(device)
     masters = machine.precision == "bf16" and not getattr(model, "fp32_only", False)
     optimizer = Optimizer(model, settings.weight_decay, settings.betas, masters)
-    if masters:
-        model.to(torch.bfloat16)
+    frozen = [(p, p.detach().cpu()) for p in model.parameters() if masters and not p.requires_grad]
+    if masters:  # parameters alone: a rotary embedding's frequencies, which are buffers, lose too much in bf16
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16)
     state = State()
     found, warnings = checkpoint.newest(checkpoints, identity, settings.keep_best)
     for text in warnings:
@@ -162,9 +164,8 @@ def train(
         optimizer.decay = State(**best.state).decay
         kept = state.best_step
     if masters:
-        model.float()
-        with torch.no_grad():
-            torch._foreach_copy_(optimizer.parameters, optimizer.masters)
+        for parameter, whole in (*frozen, *zip(optimizer.parameters, optimizer.masters, strict=True)):
+            parameter.data = whole.to(device)
     model.eval()
     return Outcome(state, kept, optimizer.decay, peak_memory_mb(device))
 

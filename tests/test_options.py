@@ -1,0 +1,116 @@
+"""What a recipe can ask for beyond the plain road, each walked end to end on the tiny base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from samples import colour_rows, write_csv
+
+import tunesmith
+from tunesmith import pipeline, recipe
+
+
+def test_several_seeds_report_mean_and_spread_and_keep_the_best(recipe_file: Path, tmp_path: Path) -> None:
+    run = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs", train__seeds=3, method="features", train__epochs=4)
+    state = json.loads((run.folder / "run.json").read_text())
+    assert set(state["training"]["seeds"]) >= {"kept", "accuracy", "loss"}
+    found = json.loads((run.folder / "evaluation.json").read_text())["splits"]["test"]["seeds"]
+    assert found["count"] == 3 and found["accuracy"]["spread"] >= 0 and 0 < found["accuracy"]["mean"] <= 1
+    kept = run.folder / "seeds" / f"seed-{state['training']['seeds']['kept']}" / "head.safetensors"
+    assert kept.read_bytes() == (run.folder / "model" / "head.safetensors").read_bytes()
+    assert "Standard deviation" in run.report.read_text()
+
+
+def test_out_of_scope_rows_are_measured_and_never_learnt(recipe_file: Path, tmp_path: Path) -> None:
+    write_csv(tmp_path / "outside.csv", [{"text": f"what is the capital of country {i}", "label": "?"} for i in range(30)])
+    values = json.loads(recipe_file.read_text())
+    values["data"]["out_of_scope"] = "outside.csv"
+    recipe_file.write_text(json.dumps(values))
+    run = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs", method="features")
+    found = json.loads((run.folder / "evaluation.json").read_text())["splits"]["test"]
+    assert found["out_of_scope"]["rows"] == 30 and 0 <= found["out_of_scope"]["auroc"] <= 1 and found["rows"] < 60
+    assert "AUROC" in run.report.read_text()
+
+
+def test_abstention_is_fitted_on_validation_and_given_with_predictions(tmp_path: Path, tiny_base: Path) -> None:
+    write_csv(tmp_path / "many.csv", [{"text": f"{'good' if i % 2 else 'bad'} thing {i}", "label": "yes" if i % 2 else "no"} for i in range(600)])
+    path = tmp_path / "many.yaml"
+    train = {"epochs": 20, "learning_rate": 1e-2, "threads": 1}
+    path.write_text(json.dumps({"data": {"train": "many.csv", "valid": 0.3}, "model": str(tiny_base), "method": "features", "train": train}))
+    run = tunesmith.run(path, runs_dir=tmp_path / "runs", evaluate__target_accuracy=0.9)
+    calibration = json.loads((run.folder / "model" / "calibration.json").read_text())
+    assert calibration["temperature"] > 0 and calibration["abstention"]["bound"] >= 0.9
+    assert run.predict(["good thing", "bad thing"])[0].sure in (True, False)
+    assert json.loads((run.folder / "evaluation.json").read_text())["splits"]["test"]["abstention"]["here"]["coverage"] > 0
+
+
+def test_tensorboard_gets_the_same_curve(recipe_file: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    one = pipeline.run(recipe.load(recipe_file), pipeline.Options(runs_dir=tmp_path / "runs", tensorboard=True))
+    events = accumulator.EventAccumulator(str(one.folder / "tensorboard"))
+    events.Reload()
+    written = [(e.step, round(e.value, 5)) for e in events.Scalars("loss/valid")]
+    assert written == [(e["step"], round(e["loss"], 5)) for e in one.events("valid")] and len(written) == 2
+
+
+def test_a_warning_when_the_base_does_not_know_the_language(recipe_file: Path, colours: Path, tiny_base: Path, tmp_path: Path) -> None:
+    base = tmp_path / "english"
+    base.mkdir()
+    for file in tiny_base.iterdir():
+        (base / file.name).symlink_to(file)
+    (base / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n")
+    french = ["la vieille maison est rouge comme une pomme", "le ciel est bleu au-dessus de la mer", "une feuille verte dans le jardin"]
+    names = ["rouge", "bleu", "vert"]
+    write_csv(colours, [{"text": f"{french[i % 3]} numéro {i}", "label": names[i % 3]} for i in range(90)])
+    heard: list[dict] = []
+    options = pipeline.Options(runs_dir=tmp_path / "runs", until="prepare", listen=heard.append)
+    pipeline.run(recipe.load(recipe_file, [f"model={base}"]), options)
+    (said,) = [event["text"] for event in heard if event["kind"] == "warning"]
+    assert "`fr`" in said and "was made for en" in said and "choose a base" in said
+
+
+@pytest.mark.parametrize("truncation", ["head", "tail", "head_tail", "windows"])
+def test_long_texts_are_read_as_the_recipe_says(recipe_file: Path, colours: Path, tmp_path: Path, truncation: str) -> None:
+    rows = colour_rows()
+    for row in rows:
+        row["text"] += " and so on and so forth" * 6
+    write_csv(colours, rows)
+    model = json.loads(recipe_file.read_text())["model"]
+    run = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs", model={"base": model, "max_tokens": 24, "truncation": truncation})
+    tokens = json.loads((run.folder / "run.json").read_text())["tokens"]
+    assert (tokens["cut_rows"] == 0) is (truncation == "windows")
+    wanted = "overlapping windows" if truncation == "windows" else "are longer than the limit of 24 tokens"
+    assert wanted in tokens["said"] and wanted in run.report.read_text()
+    assert len(run.predict(["a very " * 50 + "red apple"])) == 1
+
+
+def test_several_labels_a_row_and_pairs_of_texts(tmp_path: Path, tiny_base: Path) -> None:
+    rows = [{"a": row["text"], "b": f"second {i % 4}", "tags": row["label"] + ("|even" if i % 2 == 0 else "")} for i, row in enumerate(colour_rows())]
+    write_csv(tmp_path / "tags.csv", rows)
+    path = tmp_path / "tags.yaml"
+    data = {"train": "tags.csv", "text": "a", "text_pair": "b", "label": "tags", "multi_label": True}
+    path.write_text(json.dumps({"data": data, "model": str(tiny_base), "train": {"epochs": 2, "learning_rate": 3e-3, "threads": 1}}))
+    run = tunesmith.run(path, runs_dir=tmp_path / "runs")
+    assert run.evaluation is not None and run.evaluation.headline == "micro_f1"
+    answer = run.predict(["a leaf and some grass"], ["second 1"])[0]
+    assert set(answer.probabilities) == {"red", "green", "blue", "even"} and set(answer.labels) <= set(answer.probabilities)
+
+
+def test_drift_will_have_something_to_be_measured_against(recipe_file: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    run = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs")
+    facts = json.loads((run.folder / "data" / "reference" / "reference.json").read_text())
+    assert sum(facts["labels"].values()) == pytest.approx(1) and sum(facts["characters"]["counts"]) == facts["rows"]
+    assert load_file(run.folder / "data" / "reference" / "vectors.safetensors")["vectors"].shape == (facts["rows"], 32)
+
+
+def test_class_weights_and_smoothing_change_the_training(recipe_file: Path, tmp_path: Path) -> None:
+    losses = []
+    for changes in ({}, {"objective__class_weights": "balanced"}, {"objective__label_smoothing": 0.2}):
+        run = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs", train__epochs=1, data__test="none", **changes)
+        events = [json.loads(line) for line in (run.folder / "events.jsonl").read_text().splitlines()]
+        losses.append([event["loss"] for event in events if event["kind"] == "valid"][-1])
+    assert len(set(losses)) == 3
