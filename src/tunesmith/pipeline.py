@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from tunesmith import recipe as recipes
 from tunesmith import runs
 from tunesmith.data import prepare as preparation
-from tunesmith.errors import GateFailed
+from tunesmith.errors import GateFailed, UserError, nearest, some
 from tunesmith.files import sha256_file, sha256_json, write_bytes
 from tunesmith.models import catalog
 from tunesmith.recipe import Recipe
@@ -51,9 +51,15 @@ def run(recipe: Recipe, options: Options = Options()) -> Run:
         Interrupted: asked to stop; the same call goes on.
         GateFailed: finished, but a threshold was not met.
     """
+    _check_gate(recipe)
     files, base = _inputs(recipe)
     facts = {"seed": recipe.train.seed, "versions": versions()}
     one, kin = runs.open_or_create(options.runs_dir, recipe.name, _identity(recipe, files, base), facts, options.fresh, options.listen)
+    return _carry(one, kin, recipe, files, base, options)
+
+
+def _carry(one: Run, kin: list[Run], recipe: Recipe, files: dict[str, str], base: catalog.Base, options: Options) -> Run:
+    """Take this very run through its stages."""
     if options.tensorboard:
         from tunesmith.tensorboard import writer
 
@@ -74,10 +80,14 @@ def again(one: Run, stage: str, options: Options) -> Run:
     """Carry a run on to a stage with the recipe it was made with.
 
     Raises:
-        UserError: its recipe cannot be read.
+        UserError: its recipe cannot be read, or its data or base have changed since.
     """
     recipe = recipes.load(one.folder / "recipe.yaml")
-    return run(recipe, Options(one.folder.parent, False, stage, options.listen, options.stopping))
+    files, base = _inputs(recipe)
+    if _identity(recipe, files, base) != one.state["identity"]:
+        what = "its data files, base or recipe are not what they were when it was made"
+        raise UserError(what, str(one.folder), "give the recipe again, for a new run: tunesmith run RECIPE")
+    return _carry(Run(one.folder, options.listen), [], recipe, files, base, replace(options, until=stage))
 
 
 def resume(one: Run, changes: list[str], options: Options) -> Run:
@@ -90,7 +100,7 @@ def resume(one: Run, changes: list[str], options: Options) -> Run:
     files, base = _inputs(recipe)
     before = one.state.get("changes", [])
     one.save(identity=_identity(recipe, files, base), changes=[*before, *changes])
-    return run(recipe, options)
+    return _carry(Run(one.folder, options.listen), [], recipe, files, base, options)
 
 
 def check(recipe: Recipe) -> tuple[preparation.Prepared, dict[str, Any]]:
@@ -99,6 +109,7 @@ def check(recipe: Recipe) -> tuple[preparation.Prepared, dict[str, Any]]:
     Returns:
         The prepared rows with their card, and the token report of the training rows.
     """
+    _check_gate(recipe)
     base = catalog.resolve(recipe.model)
     prepared = preparation.prepare(recipe.data)
     tokenizer, limit = reader(base, recipe)
@@ -114,6 +125,17 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return out
+
+
+def _check_gate(recipe: Recipe) -> None:
+    """A gate that names no figure is said before an hour of training, not after."""
+    from tunesmith.evaluation import classification
+
+    figures = classification.MULTI_LABEL if recipe.data.multi_label else classification.SINGLE_LABEL
+    for name in recipe.gate:
+        if name not in figures:
+            what = f"the gate names an unknown figure `{name}`{nearest(name, figures)}"
+            raise UserError(what, "recipe, `gate`", f"choose from {some(figures, 20)}")
 
 
 def _gate(one: Run, recipe: Recipe) -> None:

@@ -12,7 +12,6 @@ from pydantic import Field, field_validator, model_validator
 from tunesmith import methods, starters
 from tunesmith.data import prepare as preparation
 from tunesmith.data.validate import DataSettings
-from tunesmith.errors import UserError
 from tunesmith.methods import MethodSettings
 from tunesmith.methods.full import FullSettings
 from tunesmith.models.catalog import ModelSettings
@@ -130,16 +129,3 @@ def resolve(recipe: Recipe, stem: str) -> Recipe:
 def dump(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data, every default spelled out."""
     return recipe.model_dump(mode="json")
-
-
-def check_gate(recipe: Recipe, figures: Sequence[str]) -> None:
-    """Check that the gate names figures that exist, before an hour of training.
-
-    Raises:
-        UserError: an unknown figure.
-    """
-    from tunesmith.errors import nearest, some
-
-    for name in recipe.gate:
-        if name not in figures:
-            raise UserError(f"the gate names an unknown figure `{name}`{nearest(name, figures)}", "recipe, `gate`", f"choose from {some(figures, 20)}")

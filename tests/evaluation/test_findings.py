@@ -31,12 +31,24 @@ EQUAL = line("base", 0.001, -0.004, 0.006, 0.7)
     ("lines", "headline", "tone"),
     [
         ([BETTER], "The tuned model is better than TF-IDF with logistic regression", "good"),
-        ([BETTER, UNCLEAR], "The tuned model is better than TF-IDF with logistic regression, but not shown to be better than the untuned base", "warn"),
+        (
+            [BETTER, UNCLEAR],
+            "The tuned model is better than TF-IDF with logistic regression, but not shown to be better than the untuned base",
+            "warn",
+        ),
         ([UNCLEAR], "The tuned model is NOT shown to be better than the untuned base", "warn"),
         ([EQUAL], "The tuned model is NOT shown to be better than the untuned base", "bad"),
         ([WORSE], "The tuned model is worse than TF-IDF with logistic regression", "bad"),
-        ([WORSE, BETTER | {"against": "majority"}], "The tuned model is worse than TF-IDF with logistic regression, though better than the commonest label", "bad"),
-        ([BETTER, UNCLEAR | {"against": "majority"}], "better than TF-IDF with logistic regression, but not shown to be better than the commonest label", "bad"),
+        (
+            [WORSE, BETTER | {"against": "majority"}],
+            "The tuned model is worse than TF-IDF with logistic regression, though better than the commonest label",
+            "bad",
+        ),
+        (
+            [BETTER, UNCLEAR | {"against": "majority"}],
+            "better than TF-IDF with logistic regression, but not shown to be better than the commonest label",
+            "bad",
+        ),
         ([], "The tuned model was compared with nothing: whether tuning helped is not known", "warn"),
     ],
 )
@@ -121,7 +133,11 @@ def test_sections_show_baselines_errors_labels_calibration_and_coverage():
     made = findings.sections(found, {str(i): f"text {i}" for i in range(400)})
     assert [section.name for section in made] == ["baselines", "errors", "labels", "calibration", "coverage"]
     bars = blocks(made, Bars)[0]
-    assert bars.names == ["the tuned model", "the untuned base"] and bars.emphasis == 0 and bars.intervals[0][0] < bars.values[0] < bars.intervals[0][1]
+    assert (
+        bars.names == ["the tuned model", "the untuned base"]
+        and bars.emphasis == 0
+        and bars.intervals[0][0] < bars.values[0] < bars.intervals[0][1]
+    )
     table = blocks(made, Table)[0]
     assert table.columns[1] == "macro F1" and all(len(row) == len(table.columns) for row in table.rows)
     quote = blocks(made, Quotes)[0].items[0]

@@ -17,12 +17,12 @@ FEW_TEST_ROWS = 100
 """Below this a 95 % interval of an accuracy is wider than about +-8 points."""
 
 
-def make(splits: dict[str, pa.Table], files: dict[str, str], rejected: list[BadRow], notes: list[str]) -> dict[str, Any]:
+def make(splits: dict[str, pa.Table], files: dict[str, dict[str, str]], rejected: list[BadRow], notes: list[str]) -> dict[str, Any]:
     """Describe prepared rows.
 
     Args:
         splits: the rows of each side.
-        files: input file name -> sha256.
+        files: side -> name and sha256 of its input file.
         rejected: every record that was left out.
         notes: remarks of the readers.
 

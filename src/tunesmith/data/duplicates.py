@@ -48,14 +48,18 @@ def drop_within(table: pa.Table) -> tuple[pa.Table, list[BadRow]]:
     return table.take(pa.array(keep, pa.int64())), dropped
 
 
-def drop_across(splits: dict[str, pa.Table]) -> tuple[dict[str, pa.Table], list[BadRow]]:
+def drop_across(splits: dict[str, pa.Table], kept: frozenset[str] = frozenset()) -> tuple[dict[str, pa.Table], list[BadRow]]:
     """Take out of train what also stands in valid or test, and out of valid what stands in test: equal texts, and rows of one `together` value.
 
     The row leaves the side that learns, never the side that measures. Groups straddle only where a side is a file of the user's.
+
+    Args:
+        splits: the rows of each side.
+        kept: sides that are files of the user's to measure with, which are never altered.
     """
     out, dropped = dict(splits), []
     for side, against in (("valid", ["test"]), ("train", ["valid", "test"])):
-        if side not in out:
+        if side not in out or side in kept:
             continue
         held = {name: other for other in against if other in out for name in keys(out[other])}
         groups = {name: other for other in against if other in out for name in rows.strings(out[other], "together") if name is not None}

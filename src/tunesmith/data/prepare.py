@@ -75,8 +75,10 @@ def prepare(settings: DataSettings, rejected_path: Path | None = None) -> Prepar
         raise UserError(f"{read['train'].num_rows} usable rows; at least {FEWEST_ROWS} are needed", str(files["train"]), "add labelled rows")
     shares = {side: float(value) if not isinstance(value, str) else 0.0 for side, value in (("valid", settings.valid), ("test", settings.test))}
     splits = split.assign(read["train"], shares["valid"], shares["test"], settings.split_seed) | {s: t for s, t in read.items() if s != "train"}
-    splits, leaks = duplicates.drop_across(splits)
+    splits, leaks = duplicates.drop_across(splits, frozenset(read) - {"train"})
     bad += leaks
+    if {"valid", "test"} <= read.keys() and (shared := len(set(duplicates.keys(splits["valid"])) & set(duplicates.keys(splits["test"])))):
+        notes.append(f"{shared} texts stand in both {files['valid'].name} and {files['test'].name}: the kept step is chosen with a look at the test rows")
     names = sorted({label for table in splits.values() for labels in rows.label_lists(table) for label in labels})
     if len(names) < 2:
         raise UserError(f"all rows bear the label `{names[0] if names else ''}`", str(files["train"]), "a classifier needs at least two labels")
@@ -87,7 +89,7 @@ def prepare(settings: DataSettings, rejected_path: Path | None = None) -> Prepar
         splits["out_of_scope"], wrong = texts_alone(sources.read(outside), settings.text or columns["train"]["text"] or "")
         bad += wrong
         files["out_of_scope"] = outside
-    made = card.make(splits, {path.name: sha256_file(path) for path in files.values()}, bad, notes)
+    made = card.make(splits, {side: {"name": path.name, "sha256": sha256_file(path)} for side, path in files.items()}, bad, notes)
     made["columns"] = columns["train"]
     return Prepared(splits, names, settings.multi_label, made, bad)
 

@@ -164,8 +164,8 @@ def train(
         optimizer.decay = State(**best.state).decay
         kept = state.best_step
     if masters:
-        for parameter, whole in (*frozen, *zip(optimizer.parameters, optimizer.masters, strict=True)):
-            parameter.data = whole.to(device)
+        for rounded, whole in (*frozen, *zip(optimizer.parameters, optimizer.masters, strict=True)):
+            rounded.data = whole.to(device)
     model.eval()
     return Outcome(state, kept, optimizer.decay, peak_memory_mb(device))
 
