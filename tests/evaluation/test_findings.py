@@ -61,8 +61,8 @@ def test_sentences_say_how_much_and_how_sure():
     _, sentences, _ = findings.verdict(an_evaluation(BETTER, UNCLEAR))
     assert sentences[0].startswith("On 3,000 test rows the tuned model reaches a macro F1 of 90.0 % (89.0 to 91.0)")
     assert sentences[1] == (
-        "Better than TF-IDF with logistic regression: macro F1 is 3.1 points higher (90.0 % against 86.9 %); "
-        "anything from 2.2 to 4.1 points higher fits the data (95 % interval; p < 0.001)."
+        "Better than TF-IDF with logistic regression: macro F1 is 3.1 points higher "
+        "(90.0 % against 86.9 %; 95 % interval 2.2 to 4.1 points higher; p < 0.001)."
     )
     assert sentences[2].startswith(
         "Not shown to be better than the untuned base: macro F1 is 0.5 points higher (90.0 % against 89.5 %), "
@@ -76,7 +76,7 @@ def test_less_is_better_for_losses():
     assert findings.reading(lower) == "better"
     assert findings.reading(lower | {"difference": 0.2, "low": 0.1, "high": 0.3}) == "worse"
     _, sentences, tone = findings.verdict(an_evaluation(lower, metric="log_loss"))
-    assert "log loss is 0.200 lower (0.900 against 1.100); anything from 0.100 to 0.300 lower fits" in sentences[1]
+    assert "log loss is 0.200 lower (0.900 against 1.100; 95 % interval 0.100 to 0.300 lower" in sentences[1]
     assert tone == "good"
 
 

@@ -126,7 +126,8 @@ def _sentence(comparison: Mapping[str, Any], models: Mapping[str, Any], rows: in
     if verdict in ("better", "worse"):
         small = metric in SHARES and abs(comparison["difference"]) < NEGLIGIBLE
         what = f"{'Slightly ' if small else ''}{verdict if small else verdict.capitalize()} than {called(against)}"
-        return f"{what}: {name} is {amount} ({values}); {sure}."
+        interval = _range(metric, comparison["low"], comparison["high"])
+        return f"{what}: {name} is {amount} ({values}; 95 % interval {interval}; {_p(p)})."
     if verdict == "equal":
         return f"As good as {called(against)}, and no better: {name} is {amount} ({values}); {sure}."
     text = f"Not shown to be better than {called(against)}: {name} is {amount} ({values}), but {sure}."
@@ -176,12 +177,12 @@ def verdict(evaluation: Mapping[str, Any], split: str = "test") -> tuple[str, li
     lines = [c for c in found["comparisons"] if c["metric"] == metric and c["model"] == tuned]
     headline, tone = _headline({c["against"]: reading(c) for c in lines})
     accuracy = found["models"][tuned].get("accuracy")
-    first = f"On {rows:,} {split} rows the tuned model reaches a {NAMES.get(metric, metric)} of {show_interval(metric, entry)}"
-    first += ", with its 95 % interval"
-    sentences = [first + (f"; that is {MEANINGS[metric]}." if metric in MEANINGS else ".")]
+    first = f"On {rows:,} {split} rows the tuned model "
     if accuracy is not None and metric != "accuracy":
         whole = "all labels right" if found.get("multi_label") else "right"
-        sentences.append(f"It gets {show_interval('accuracy', accuracy)} of the rows {whole}.")
+        first += f"gets {show_interval('accuracy', accuracy)} {whole} and "
+    first += f"reaches a {NAMES.get(metric, metric)} of {show_interval(metric, entry)}, with 95 % intervals."
+    sentences = [first + (f" {NAMES.get(metric, metric).capitalize()} is {MEANINGS[metric]}." if metric in MEANINGS else "")]
     sentences += [_sentence(c, found["models"], rows) for c in lines]
     width = entry["high"] - entry["low"]
     if metric in SHARES and width > WIDE:
