@@ -1,0 +1,214 @@
+"""Runs in processes of their own that are killed, and what they must come to all the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TRAIN = {
+    "batch_rows": 8,
+    "micro_rows": 3,
+    "precision": "fp32",
+    "threads": 1,
+    "checkpoint_steps": 3,
+    "evaluate_every": 0.5,
+    "log_every": 1,
+    "keep_checkpoints": 2,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "full": {"method": "full", "train": {"epochs": 2, "learning_rate": 2e-3}},
+    "lora": {"method": {"kind": "lora", "dropout": 0.1}, "train": {"epochs": 2, "learning_rate": 1e-2}},
+    "freeze": {"method": {"kind": "freeze", "layers": 1}, "train": {"epochs": 2, "learning_rate": 2e-3}},
+    "features": {"method": "features", "train": {"epochs": 3, "learning_rate": 2e-3}},
+    "several": {"method": "features", "train": {"epochs": 3, "learning_rate": 2e-3}, "data": {"multi_label": True}},
+}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The long forms run only when asked for with `-m slow`."""
+    if "slow" not in config.getoption("-m"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+@dataclass
+class Place:
+    """A folder with a recipe, its data, and its own cache of vectors; `name` is the recipe's and the run's."""
+
+    folder: Path
+    kind: str
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "runs" / "colours"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def events(self, *kinds: str) -> list[dict[str, Any]]:
+        path = self.run / "events.jsonl"
+        out = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            event = json.loads(line) if line.endswith("}") else {"kind": "torn"}
+            event.pop("time", None)
+            if event["kind"] in kinds:
+                out.append(event)
+        return out
+
+    def result(self) -> dict[str, Any]:
+        """All that a kill must not change."""
+        from safetensors.torch import load_file
+
+        newest = sorted((self.run / "checkpoints").glob("step-*"))[-1]
+        tensors = {
+            f"{path.name}:{name}": hashlib.sha256(value.numpy().tobytes()).hexdigest()
+            for path in newest.glob("*.safetensors")
+            for name, value in load_file(path).items()
+        }
+        state = json.loads((self.run / "run.json").read_text())
+        return {
+            "status": state["status"],
+            "training": {k: v for k, v in state["training"].items() if k in ("steps", "tokens", "kept_step", "skipped_steps", "stopped_early")},
+            "model": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((self.run / "model").iterdir())},
+            "data": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((self.run / "data").glob("*.parquet"))},
+            "newest checkpoint": newest.name,
+            "tensors": tensors,
+            "events": self.events("step", "valid", "skipped"),
+            "evaluation": json.loads((self.run / "evaluation.json").read_text()),
+            "leftovers": [str(path) for path in self.run.rglob(".staging-*")],
+        }
+
+
+@dataclass
+class Forker:
+    """Talks to forker.py."""
+
+    process: subprocess.Popen[str]
+
+    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, "the forker has died"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def start(self, place: Place, at: int | None = None, signal: int = 9, points: Path | None = None, argv: list[str] | None = None) -> int:
+        """Begin `tunesmith run` in a process of its own; its id."""
+        run = {
+            "argv": argv or ["run", "colours.yaml"],
+            "cwd": str(place.folder),
+            "env": {"TUNESMITH_CACHE": str(place.folder / "cache")},
+            "log": str(place.folder / "log"),
+            "points": str(points) if points else None,
+            "at": at,
+            "signal": signal,
+        }
+        return int(self.ask({"run": run})["pid"])
+
+    def wait(self, pid: int) -> int:
+        return int(self.ask({"wait": pid})["code"])
+
+    def go(self, place: Place, **how: Any) -> int:
+        """Run to the end, whichever it is; its exit code."""
+        return self.wait(self.start(place, **how))
+
+
+@dataclass
+class Bench:
+    """Makes places, knows what an undisturbed run comes to, and where its points lie."""
+
+    forker: Forker
+    base: Path
+    data: str
+    root: Path
+    count: int = 0
+    whole: dict[str, dict[str, Any]] = field(default_factory=dict)
+    told: dict[str, list[tuple[int, str, str]]] = field(default_factory=dict)
+
+    def place(self, kind: str) -> Place:
+        self.count += 1
+        folder = self.root / f"{kind}-{self.count}"
+        folder.mkdir()
+        made = KINDS[kind]
+        recipe = {
+            "data": {"train": "colours.csv", "text": "text", "label": "label", **made.get("data", {})},
+            "model": {"base": str(self.base), "dropout": 0.1},
+            "method": made["method"],
+            "train": TRAIN | made["train"],
+            "evaluate": {"resamples": 100, "against": ["majority"]},
+        }
+        (folder / "colours.yaml").write_text(json.dumps(recipe))
+        text = self.data.replace(",red,", ",red|green,") if kind == "several" else self.data
+        (folder / "colours.csv").write_text(text)
+        return Place(folder, kind)
+
+    def expected(self, kind: str) -> dict[str, Any]:
+        """What a run comes to that nobody disturbs."""
+        if kind not in self.whole:
+            place = self.place(kind)
+            record = place.folder / "points"
+            code = self.forker.go(place, points=record)
+            assert code == 0, place.log
+            self.whole[kind] = place.result()
+            assert self.whole[kind]["status"] == "finished" and self.whole[kind]["leftovers"] == []
+            lines = [line.split("\t") for line in record.read_text().splitlines()]
+            self.told[kind] = [(int(number), stage, what) for number, stage, what in lines]
+        return self.whole[kind]
+
+    def points(self, kind: str, stage: str = "", what: str = "") -> list[int]:
+        """Numbers of the points of an undisturbed run, in a stage and of a kind."""
+        self.expected(kind)
+        return [number for number, s, w in self.told[kind] if stage in ("", s) and what in w]
+
+    def a_save(self, kind: str, step: int) -> list[int]:
+        """Every point of one checkpoint's save, its deletion of old ones included: from its first folder to the next thing."""
+        self.expected(kind)
+        told = self.told[kind]
+        first = next(i for i, (_, _, what) in enumerate(told) if what.startswith("mkdir") and what.endswith(f"staging-step-{step:06d}"))
+        last = next(i for i in range(first, len(told)) if told[i][2] == "backward")
+        return [number for number, _, _ in told[first : last + 1]]
+
+    def dies_and_goes_on(self, kind: str, *at: int) -> Place:
+        """Kill a run at points, one after another, then let it end."""
+        place = self.place(kind)
+        for number in at:
+            assert self.forker.go(place, at=number) == -9, f"point {number} was not reached\n{place.log}"
+        assert self.forker.go(place) == 0, place.log
+        return place
+
+
+@pytest.fixture(scope="session")
+def forker() -> Iterator[Forker]:
+    script = Path(__file__).with_name("forker.py")
+    process = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert process.stdout is not None and "ready" in process.stdout.readline()
+    yield Forker(process)
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def bench(forker: Forker, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    draw = random.Random(0)
+    words = {"red": "apple brick rose cherry ruby", "green": "leaf grass lime moss fern", "blue": "sky sea ink jeans lake"}
+    lines = ["text,label,who"]
+    for index in range(100):
+        label = draw.choice(sorted(words))
+        said = draw.sample("the old man saw one very near his big house on that day".split(), draw.randint(2, 6)) + draw.sample(words[label].split(), 2)
+        lines.append(f"{' '.join(said)} {index},{label},p{index % 30}")
+    return Bench(forker, tiny_base, "\n".join(lines) + "\n", tmp_path_factory.mktemp("durability"))

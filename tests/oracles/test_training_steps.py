@@ -1,0 +1,140 @@
+"""Our training steps against transformers, PEFT and torch.optim.AdamW written out by hand: same weights, same batch, same update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+RATE, DECAY, CLIP = 1e-3, 0.1, 0.5
+
+
+def classifier(bench: Any, problem: str = "single_label_classification") -> nn.Module:
+    """Transformers' own classifier on the tiny base, its head drawn by seed 0, dropout 0."""
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_pretrained(
+        bench.base.folder, num_labels=3, problem_type=problem, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, attn_implementation="sdpa"
+    )
+
+
+def by_hand(bench: Any, model: nn.Module, batches: list[Any], warmup: int, schedule: str = "linear") -> dict[str, torch.Tensor]:
+    """The training loop that every tutorial shows."""
+    from transformers import AutoTokenizer, get_scheduler
+
+    reader = AutoTokenizer.from_pretrained(bench.base.folder)
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in learnt if p.ndim >= 2], "weight_decay": DECAY},
+        {"params": [p for p in learnt if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=RATE, betas=(0.9, 0.999), eps=1e-8)
+    scheduler = get_scheduler(schedule, optimizer, warmup, len(batches))
+    model.train()
+    for rows in batches:
+        inputs = reader([bench.texts[row] for row in rows], padding=True, return_tensors="pt")
+        labels = torch.tensor([["blue", "green", "red"].index(bench.labels[row]) for row in rows])
+        model(**inputs, labels=labels).loss.backward()
+        nn.utils.clip_grad_norm_(learnt, CLIP)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    return {name: value.detach() for name, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("rows", "warmup", "warmup_steps"), [(8, 0.0, 0), (24, 0.0, 0), (24, 0.5, 2)], ids=["one step", "three steps", "three with warm-up"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_steps_equal_transformers_by_hand(bench: Any, plan: Any, largest: Any, method: str, rows: int, warmup: float, warmup_steps: int) -> None:
+    examples = bench.examples(rows)
+    theirs = classifier(bench)
+    if method == "lora":
+        from peft import LoraConfig, TaskType, get_peft_model
+
+        theirs = get_peft_model(theirs, LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules="all-linear", lora_dropout=0.0))
+    ours = bench.adapt(method)
+    first = {name: value.detach().clone() for name, value in ours.named_parameters()}
+    assert largest(first, dict(theirs.named_parameters())) == 0
+    trained = bench.train(ours, bench.objective(), examples, learning_rate=RATE, weight_decay=DECAY, clip_norm=CLIP, warmup=warmup)
+    expected = by_hand(bench, theirs, plan(examples), warmup_steps)
+    assert len(trained.gradients) == rows // 8
+    assert largest(trained.weights(), first) > RATE / 3  # something was learnt at all
+    assert trained.apart(expected) < 1e-6
+    assert next(e["gradient_norm"] for e in trained.events if e["kind"] == "step") > CLIP  # clipping had work to do
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_an_oracle_sees_a_wrong_learning_rate(bench: Any, plan: Any, largest: Any, method: str) -> None:
+    """The comparison above can fail: a rate one part in a hundred off shows."""
+    examples = bench.examples(8)
+    right = bench.train(bench.adapt(method), bench.objective(), examples, learning_rate=RATE, weight_decay=DECAY, clip_norm=CLIP, warmup=0)
+    wrong = bench.train(bench.adapt(method), bench.objective(), examples, learning_rate=RATE * 1.01, weight_decay=DECAY, clip_norm=CLIP, warmup=0)
+    assert largest(right.weights(), wrong.weights()) > 5e-6
+
+
+@pytest.mark.parametrize("balanced", [False, True], ids=["plain", "class and row weights"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_micro_batches_change_nothing(bench: Any, largest: Any, method: str, balanced: bool) -> None:
+    """1 x 8 = 8 x 1 = 2 x 4, also where rows count unequally and the parts' weights differ."""
+    weights = [0.5 + (row % 4) for row in range(24)] if balanced else None
+    objective = bench.objective(class_weights="balanced" if balanced else "none")
+    examples = bench.examples(24, weights)
+    made = {}
+    for micro in (None, 1, 4):
+        made[micro] = bench.train(bench.adapt(method), objective, examples, learning_rate=1e-3, warmup=0, micro_rows=micro, clip_norm=0)
+    for micro in (1, 4):
+        for ours, whole in zip(made[micro].gradients, made[None].gradients, strict=True):
+            assert largest(ours, whole) < 1e-6
+        assert made[micro].apart(made[None].weights()) < 1e-6
+
+
+def test_label_smoothing_in_training_equals_torch(bench: Any, plan: Any, largest: Any) -> None:
+    examples = bench.examples(8)
+    trained = bench.train(bench.adapt("full"), bench.objective(label_smoothing=0.2), examples, learning_rate=RATE, warmup=0)
+    model = classifier(bench)
+    rows = plan(examples)[0]
+    batch = examples.batch(rows)
+    nn.CrossEntropyLoss(label_smoothing=0.2)(model(**batch.inputs).logits, batch.targets).backward()
+    assert largest(trained.gradients[0], {n: p.grad for n, p in model.named_parameters()}) < 1e-6
+
+
+def test_several_labels_train_on_the_loss_of_transformers(bench: Any, plan: Any, largest: Any) -> None:
+    labels = [["blue"], ["green", "red"], [], ["red"], ["blue", "green", "red"], ["green"], [], ["blue", "red"]]
+    objective = bench.objective(multi_label=True)
+    from tunesmith.tokens.examples import TokenExamples
+
+    plain = bench.examples(8)
+    examples = TokenExamples(plain.tokens, objective.targets(labels), plain.pad_id)
+    ours = bench.adapt("full", multi_label=True)
+    trained = bench.train(ours, objective, examples, learning_rate=RATE, warmup=0)
+    theirs = classifier(bench, "multi_label_classification")
+    batch = examples.batch(plan(examples)[0])
+    loss = theirs(**batch.inputs, labels=batch.targets).loss
+    loss.backward()
+    assert largest(trained.gradients[0], {n: p.grad for n, p in theirs.named_parameters()}) < 1e-6
+    assert next(e["loss"] for e in trained.events if e["kind"] == "step") == pytest.approx(float(loss), abs=1e-6)
+    assert ours.config.problem_type == "multi_label_classification"
+
+
+def test_windows_logits_are_the_mean_over_windows(bench: Any) -> None:
+    bench.texts[:3] = [" ".join(bench.texts[:4]), bench.texts[1], " ".join(bench.texts[4:7])]
+    examples = bench.examples(3, max_tokens=12, truncation="windows")
+    counts = [int(b - a) for a, b in zip(examples.tokens.rows_N[:-1], examples.tokens.rows_N[1:], strict=True)]
+    assert min(counts) == 1 and max(counts) > 2
+    model = bench.adapt("full").eval()
+    import numpy as np
+
+    objective = bench.objective()
+    with torch.no_grad():
+        ours = objective.logits(model, examples.batch(np.array([2, 0, 1])))
+        t = examples.tokens
+        for place, row in enumerate([2, 0, 1]):
+            windows = [torch.tensor([t.ids_T[t.offsets_Q[q] : t.offsets_Q[q + 1]].tolist()]) for q in range(t.rows_N[row], t.rows_N[row + 1])]
+            each = torch.stack([model(input_ids=ids).logits[0] for ids in windows])
+            assert torch.allclose(ours[place], each.mean(0), atol=1e-6)
+    whole = bench.examples(3, max_tokens=12)
+    assert len(whole.tokens.offsets_Q) == 4  # without windows there is one sequence a row
+
+
