@@ -27,7 +27,8 @@ class EvaluateSettings(Settings):
     """What the tuned model is compared with."""
 
     against: tuple[Literal["majority", "tfidf", "base"], ...] = ("majority", "tfidf", "base")
-    """majority: always the commonest label. tfidf: TF-IDF with logistic regression. base: nearest class mean of the untuned base's vectors."""
+    """majority: always the commonest label. tfidf: TF-IDF with logistic regression. base: nearest class mean of the untuned base's vectors
+    (of up to 100 training rows a label)."""
     target_accuracy: float | None = Field(0.95, gt=0, lt=1)
     """Fit on validation the confidence from which answers are this often right, so that the model may abstain below it. null: no threshold."""
     resamples: int = Field(2000, ge=100, le=100_000)

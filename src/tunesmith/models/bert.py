@@ -3,7 +3,7 @@
 Devlin et al. 2019 (https://arxiv.org/abs/1810.04805). transformers' own forward stays the reference; a test holds this one against it.
 1. Where only the first token's state is read (the pooler of a classifier), the last layer computes queries, output and feed-forward for
    that token alone: a seventh of a six-layer model's operations.
-2. Query, key and value are one product; so are the thin products of LoRA on them.
+2. Query, key and value are one product, and LoRA is merged into it for each step.
 3. Dropout masks come from 16-bit lanes of a fast generator seeded from torch's own, so resuming is as exact as before.
 4. Attention on short rows is two batched products and a softmax, without mask when the batch has no padding.
 
@@ -176,40 +176,65 @@ def _attend(attention: Any, hidden_BLD: torch.Tensor, read_BLD: torch.Tensor, bi
 
 def linear(module: Any, x: torch.Tensor) -> torch.Tensor:
     """What the module gives for x; LoRA layers of the plain kind without PEFT's detours."""
-    if type(module) is nn.Linear:
-        return F.linear(x, module.weight, module.bias)
-    low = _plain_lora(module)
-    if low is None:
-        out: torch.Tensor = module(x)
-        return out
-    A, B, scale = low
-    base = module.base_layer
-    return F.linear(x, base.weight, base.bias) + F.linear(F.linear(x, A), B * scale)
+    return linears([module], x)[0]
 
 
 def linears(modules: list[Any], x: torch.Tensor) -> list[torch.Tensor]:
-    """Several linear layers of one input as one product, and the thin products of LoRA on them as one: a list of their outputs."""
-    bases: list[Any] = [module if type(module) is nn.Linear else getattr(module, "base_layer", None) for module in modules]
-    lows = [None if base is module else _plain_lora(module) for base, module in zip(bases, modules, strict=True)]
-    if any(type(base) is not nn.Linear or (base is not module and low is None) for base, module, low in zip(bases, modules, lows, strict=True)):
-        return [linear(module, x) for module in modules]
-    weight, bias = torch.cat([base.weight for base in bases]), torch.cat([base.bias for base in bases])
-    outs = list(torch.split(F.linear(x, weight, bias), [base.out_features for base in bases], -1))
-    present = [(index, low) for index, low in enumerate(lows) if low is not None]
-    if present:
-        thin = F.linear(x, torch.cat([A for _, (A, _, _) in present]))
-        for narrow, (index, (_, B, scale)) in zip(torch.split(thin, [len(A) for _, (A, _, _) in present], -1), present, strict=True):
-            outs[index] = outs[index] + F.linear(narrow, B * scale)
-    return outs
+    """Several linear layers of one input as one product, LoRA included: a list of their outputs."""
+    if all(type(module) is nn.Linear for module in modules):
+        if len(modules) == 1:
+            return [F.linear(x, modules[0].weight, modules[0].bias)]
+        weight, bias = torch.cat([module.weight for module in modules]), torch.cat([module.bias for module in modules])
+        return list(torch.split(F.linear(x, weight, bias), [module.out_features for module in modules], -1))
+    lows = [_plain_lora(module) for module in modules]
+    plain = [low for low in lows if low is not None]
+    if len(plain) < len(modules):
+        return [linear(module, x) for module in modules] if len(modules) > 1 else [modules[0](x)]
+    bases = [module.base_layer for module in modules]
+    thin = [tensor for A, B, _ in plain for tensor in (A, B)]
+    whole: torch.Tensor = _LowRank.apply(x, bases, [scale for _, _, scale in plain], *thin)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return list(torch.split(whole, [base.out_features for base in bases], -1))
+
+
+class _LowRank(torch.autograd.Function):
+    """Frozen linear layers with LoRA on one input, as a single product with the merged weight.
+
+    y = x (W + s B A)^T + b. Merging costs rank x weights, whatever the number of tokens; only the gradients of A and B need thin products:
+    dA = s (dy B)^T x and dB = s dy^T (x A^T), while dx = dy (W + s B A). Hu et al. 2021, equation 3, differentiated by hand.
+    """
+
+    @staticmethod
+    def forward(context: Any, x: torch.Tensor, bases: list[Any], scales: list[float], *thin: torch.Tensor) -> torch.Tensor:
+        weight = torch.cat([base.weight for base in bases])
+        bias = None if bases[0].bias is None else torch.cat([base.bias for base in bases])
+        start = 0
+        for base, scale, A, B in zip(bases, scales, thin[::2], thin[1::2], strict=True):
+            weight[start : start + base.out_features].addmm_(B, A, alpha=scale)
+            start += base.out_features
+        context.save_for_backward(x, weight, *thin)
+        context.scales, context.widths = scales, [base.out_features for base in bases]
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, *thin = context.saved_tensors
+        flat_x = x.reshape(-1, x.shape[-1])
+        flat_y = gradients[0].reshape(flat_x.shape[0], -1)
+        out: list[torch.Tensor | None] = [(flat_y @ weight).view_as(x) if context.needs_input_grad[0] else None, None, None]
+        narrow = (flat_x @ torch.cat(thin[::2]).T).split([len(A) for A in thin[::2]], -1)
+        for part, dy, scale, B in zip(narrow, flat_y.split(context.widths, -1), context.scales, thin[1::2], strict=True):
+            out += [((dy @ B).T @ flat_x).mul_(scale), (dy.T @ part).mul_(scale)]
+        return tuple(out)
 
 
 def _plain_lora(module: Any) -> tuple[torch.Tensor, torch.Tensor, float] | None:
-    """(A, B, scale) of a PEFT LoRA layer with one active adapter and nothing else to it; None for all other modules."""
+    """(A, B, scale) of a PEFT LoRA layer on a frozen linear one, with one active adapter and nothing else to it; None for all other modules."""
     active = getattr(module, "active_adapters", None)
     if not active or len(active) != 1 or not hasattr(module, "lora_A") or active[0] not in module.lora_A:
         return None
     name = active[0]
     odd = module.merged or module.disable_adapters or module.use_dora.get(name) or not isinstance(module.lora_dropout[name], nn.Identity)
-    if odd or module.lora_A[name].bias is not None or module.lora_B[name].bias is not None:
+    learns = type(module.base_layer) is not nn.Linear or any(one.requires_grad for one in module.base_layer.parameters())
+    if odd or learns or module.lora_A[name].bias is not None or module.lora_B[name].bias is not None:
         return None
     return module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name])
