@@ -33,6 +33,7 @@ RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs.")
 Recipe = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.path=value ...", metavar="[KEY=VALUE]...")]
 RunName = Annotated[str, typer.Argument(help="A run's name, or its folder.", metavar="RUN")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew although a run of the same recipe and data is there.")]
 RUNS = Path("runs")
 RESUMABLE = ("train.epochs", "train.learning_rate", "train.patience")
 """What `run --resume` may change without making another run of it."""
@@ -57,7 +58,7 @@ class _Stopper:
 
 
 @contextmanager
-def _options(runs_dir: Path, fresh: bool = False, until: str = "report") -> Iterator[Options]:
+def _options(runs_dir: Path, fresh: bool = False, until: str = "report", tensorboard: bool = False) -> Iterator[Options]:
     from tunesmith.pipeline import Options
     from tunesmith.progress import Teller
 
@@ -71,7 +72,7 @@ def _options(runs_dir: Path, fresh: bool = False, until: str = "report") -> Iter
         teller(event)
 
     try:
-        yield Options(runs_dir, fresh, until, listen, stopper.poll)
+        yield Options(runs_dir, fresh, until, listen, stopper.poll, tensorboard)
     finally:
         teller.close()
 
@@ -110,7 +111,7 @@ def check(recipe: Recipe, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def prepare(recipe: Recipe, overrides: Overrides = None, runs_dir: RunsDir = RUNS, fresh: bool = False) -> None:
+def prepare(recipe: Recipe, overrides: Overrides = None, runs_dir: RunsDir = RUNS, fresh: Fresh = False) -> None:
     """Check, clean and split the data into a run; train nothing yet."""
     _run(recipe, overrides, runs_dir, fresh, "prepare")
 
@@ -120,7 +121,8 @@ def run(
     recipe: Annotated[Path | None, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")] = None,
     overrides: Overrides = None,
     runs_dir: RunsDir = RUNS,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew although a run of the same recipe and data is there.")] = False,
+    fresh: Fresh = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the training curve for TensorBoard into the run as well.")] = False,
     resume: Annotated[str | None, typer.Option("--resume", help="Go on with this run; KEY=VALUE may change " + ", ".join(RESUMABLE))] = None,
 ) -> None:
     """Carry a recipe through: check, prepare, train, evaluate, report. A stopped run goes on where it was."""
@@ -130,15 +132,15 @@ def run(
     elif recipe is None:
         raise UserError("no recipe is given", "command line", "tunesmith run RECIPE.yaml, or tunesmith init DATA to make one")
     else:
-        _run(recipe, overrides, runs_dir, fresh, "report")
+        _run(recipe, overrides, runs_dir, fresh, "report", tensorboard)
 
 
-def _run(recipe: Path, overrides: list[str] | None, runs_dir: Path, fresh: bool, until: str) -> None:
+def _run(recipe: Path, overrides: list[str] | None, runs_dir: Path, fresh: bool, until: str, tensorboard: bool = False) -> None:
     from tunesmith import pipeline
     from tunesmith import recipe as recipes
 
     resolved = recipes.load(recipe, overrides or [])
-    with _options(runs_dir, fresh, until) as options:
+    with _options(runs_dir, fresh, until, tensorboard) as options:
         _tell(options, lambda: pipeline.run(resolved, options))
 
 
@@ -223,7 +225,7 @@ def predict(
     input: Annotated[Path | None, typer.Option("--input", "-i", help="A .csv, .tsv, .jsonl or .parquet file; its rows come back with columns added.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write; absent writes to stdout.")] = None,
     column: Annotated[str | None, typer.Option("--text", help="The column of the text; absent takes the training data's.")] = None,
-    device: str = "cpu",
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
     runs_dir: RunsDir = RUNS,
 ) -> None:
     """Answer for texts, or for the rows of a file."""

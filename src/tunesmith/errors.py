@@ -60,6 +60,11 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f", did you mean `{close[0]}`?" if close else ""
 
 
+def counted(count: int, thing: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def some(names: Iterable[str], most: int = 12) -> str:
     """A readable list of names, cut after `most` with a count of the rest."""
     listed = list(names)

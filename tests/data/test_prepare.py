@@ -194,7 +194,7 @@ def test_a_users_test_file_is_measured_as_it_is(tmp_path: Path) -> None:
     assert rows.label_lists(one.splits["test"]) == [["x"], ["x"], ["y"], ["y"], ["new"]]
     assert "shared" not in {key(text) for side in ("train", "valid") for text in rows.strings(one.splits[side], "text")}
     assert sorted(bad.reason for bad in one.rejected) == ["duplicate", "in test too"] and one.labels == ["new", "x", "y"]
-    assert "1 labels have no training row (new): they cannot be predicted. Add rows or merge them." in one.card["warnings"]
+    assert "1 label without a training row (new): they cannot be predicted. Add rows or merge them." in one.card["warnings"]
     assert [path.read_bytes() for path in files] == before
 
 

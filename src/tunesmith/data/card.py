@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from tunesmith.data import languages, rows
 from tunesmith.data.sources import BadRow
+from tunesmith.errors import counted
 from tunesmith.sections import Bars, Section, Table, Words
 
 FEW_ROWS = 10
@@ -49,10 +50,10 @@ def _warnings(splits: dict[str, pa.Table], counts: dict[str, dict[str, int]]) ->
     out = []
     unseen = [name for name, by in counts.items() if by["train"] == 0]
     if unseen:
-        out.append(f"{len(unseen)} labels have no training row ({', '.join(unseen[:5])}): they cannot be predicted. Add rows or merge them.")
+        out.append(f"{counted(len(unseen), 'label')} without a training row ({', '.join(unseen[:5])}): they cannot be predicted. Add rows or merge them.")
     few = [name for name, by in counts.items() if 0 < by["train"] < FEW_ROWS]
     if few:
-        out.append(f"{len(few)} labels have fewer than {FEW_ROWS} training rows ({', '.join(few[:5])}): expect them to be weak.")
+        out.append(f"{counted(len(few), 'label')} with fewer than {FEW_ROWS} training rows ({', '.join(few[:5])}): expect them to be weak.")
     if "test" in splits and splits["test"].num_rows < FEW_TEST_ROWS:
         out.append(f"the test split has only {splits['test'].num_rows} rows: intervals will be wide. Label more rows before trusting small differences.")
     train = [by["train"] for by in counts.values() if by["train"]]

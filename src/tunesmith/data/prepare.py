@@ -58,6 +58,8 @@ def prepare(settings: DataSettings, rejected_path: Path | None = None) -> Prepar
     outside = files.pop("out_of_scope", None)
     for side, path in files.items():
         records = sources.read(path)
+        if not records.records:
+            raise stop_for(records.bad, None)
         mapped, said = columns_for(settings, records)
         notes += records.notes + said
         columns[side] = {key: getattr(mapped, key) for key in ("text", "text_pair", "label")}
@@ -65,6 +67,9 @@ def prepare(settings: DataSettings, rejected_path: Path | None = None) -> Prepar
         bad += wrong
     read["train"], wrong = _without(read["train"], lonely(read["train"]))
     bad += wrong
+    if outside is not None:
+        beyond, wrong = texts_alone(sources.read(outside), columns["train"]["text"] or "")
+        bad += wrong
     if bad and rejected_path:
         write_rejected(rejected_path, bad)
     if bad and settings.on_bad_row == "stop":
@@ -86,8 +91,7 @@ def prepare(settings: DataSettings, rejected_path: Path | None = None) -> Prepar
         if not table.num_rows:
             raise UserError(f"no row is left for {side}", str(files["train"]), f"add rows, enlarge data.{side}, or check `together`")
     if outside is not None:
-        splits["out_of_scope"], wrong = texts_alone(sources.read(outside), settings.text or columns["train"]["text"] or "")
-        bad += wrong
+        splits["out_of_scope"] = beyond
         files["out_of_scope"] = outside
     made = card.make(splits, {side: {"name": path.name, "sha256": sha256_file(path)} for side, path in files.items()}, bad, notes)
     made["columns"] = columns["train"]

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tunesmith.data import rows
 from tunesmith.data.sources import BadRow, Records, json_type
-from tunesmith.errors import Problems, UserError, nearest, some
+from tunesmith.errors import Problems, UserError, counted, nearest, some
 from tunesmith.files import sha256_bytes
 from tunesmith.settings import Settings
 
@@ -258,4 +258,4 @@ def stop_for(bad: list[BadRow], rejected: Path | None) -> Problems:
     if len(bad) > MOST_SHOWN:
         shown.append(UserError(f"and {len(bad) - MOST_SHOWN} more"))
     place = f"; all are in {rejected}" if rejected else ""
-    return Problems(shown, f"{len(bad)} bad rows{place}. Mend them, or go on without them: data.on_bad_row=reject")
+    return Problems(shown, f"{counted(len(bad), 'bad row')}{place}. Mend them, or go on without them: data.on_bad_row=reject")

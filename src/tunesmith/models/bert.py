@@ -69,6 +69,7 @@ def _classify(
             states = below(self.bert, frozen, input_ids, attention_mask, token_type_ids)
         else:
             states = embed(self.bert.embeddings, input_ids, token_type_ids)
+    states = states.to(self.bert.pooler.dense.weight.dtype)  # cached states are fp32, whatever the model computes in
     first_BD = layers(self.bert.encoder.layer[frozen:], states, padding_bias(attention_mask, states.dtype), first_only=True)[:, 0]
     pooled_BD = linear(self.bert.pooler.dense, first_BD).tanh()
     return Output(linear(self.classifier, dropout(pooled_BD, self.dropout.p, self.training)))
@@ -221,8 +222,8 @@ class _LowRank(torch.autograd.Function):
         flat_x = x.reshape(-1, x.shape[-1])
         flat_y = gradients[0].reshape(flat_x.shape[0], -1)
         out: list[torch.Tensor | None] = [(flat_y @ weight).view_as(x) if context.needs_input_grad[0] else None, None, None]
-        narrow = (flat_x @ torch.cat(thin[::2]).T).split([len(A) for A in thin[::2]], -1)
-        for part, dy, scale, B in zip(narrow, flat_y.split(context.widths, -1), context.scales, thin[1::2], strict=True):
+        narrow = torch.split(flat_x @ torch.cat(thin[::2]).T, [len(A) for A in thin[::2]], -1)
+        for part, dy, scale, B in zip(narrow, torch.split(flat_y, context.widths, -1), context.scales, thin[1::2], strict=True):
             out += [((dy @ B).T @ flat_x).mul_(scale), (dy.T @ part).mul_(scale)]
         return tuple(out)
 

@@ -21,6 +21,9 @@ class Output:
 class LinearHead(nn.Module):
     """A linear layer on vectors of length 1, which it sees times sqrt(D)."""
 
+    fp32_only = True
+    """It is too small to gain from bf16, and its inputs are fp32."""
+
     def __init__(self, width: int, labels: int, chance: float, pooling: Pooling) -> None:
         super().__init__()
         self.dropout = chance

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith.errors import counted
 from tunesmith.sections import Block, Lines, Section, Series, Tone, Words
 
 FEW_ROWS_A_LABEL = 20
@@ -94,7 +95,7 @@ def _skipped(events: Sequence[Mapping[str, Any]]) -> list[Finding]:
     steps = [event["step"] for event in events if event["kind"] == "skipped"]
     if not steps:
         return []
-    text = f"{len(steps)} steps were skipped because their loss or gradient was not finite (the first is step {steps[0]})."
+    text = f"{counted(len(steps), 'step')} skipped because their loss or gradient was not finite (the first is step {steps[0]})."
     return [Finding("not finite", text, "Look for odd rows, lower train.learning_rate, or set train.precision: fp32.", "bad")]
 
 
