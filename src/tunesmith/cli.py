@@ -67,9 +67,11 @@ def _options(runs_dir: Path, fresh: bool = False, until: str = "report", tensorb
         signal.signal(number, stopper)
 
     def listen(event: dict[str, Any]) -> None:
+        teller(event)
         if event["kind"] == "stage" and event["status"] == "finished":
             stopper.polite = False
-        teller(event)
+            if stopper.asked is not None:  # it came when the loop had polled for the last time
+                raise Interrupted(stopper.asked)
 
     try:
         yield Options(runs_dir, fresh, until, listen, stopper.poll, tensorboard)

@@ -78,8 +78,8 @@ class Run:
         write_json(self.folder / STATE, self.state)
 
     def emit(self, event: dict[str, Any]) -> None:
-        """Tell an event: one line of events.jsonl, and the listener. `resumed` first takes back what the kill undid."""
-        if event["kind"] == "resumed":
+        """Tell an event: one line of events.jsonl, and the listener. `began` and `resumed` first take back what a kill undid."""
+        if event["kind"] in ("began", "resumed"):
             self._forget_after(event["step"])
         if event["kind"] not in NOT_KEPT:
             line = json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False) + "\n"

@@ -20,13 +20,11 @@ import pytest
 
 # --- at chosen places -----------------------------------------------------------------------------------------------------------
 
-BEGAN = pytest.mark.xfail(strict=True, reason="runs.py: Run.emit must forget on `began` as on `resumed`, or steps told before the kill stay twice")
-SWALLOWED = pytest.mark.xfail(strict=True, reason="cli.py: a signal between the last step and the end of the stage is remembered and never acted on")
 
 PLACES = [
     ("several", "prepare", "rename", 0.5),
     ("features", "train", "rename /cache", 0.5),  # between two segments of vectors, while embedding
-    pytest.param("full", "train", "backward", 0.08, marks=BEGAN),  # before the first checkpoint, in the middle of a step
+    pytest.param("full", "train", "backward", 0.08),  # before the first checkpoint, in the middle of a step
     ("full", "train", "backward", 0.55),
     ("lora", "train", "backward", 0.9),
     ("features", "train", "rename runs/colours/.staging-model", 1.0),  # trained, but the model has not its name yet
@@ -149,7 +147,7 @@ def test_asked_to_stop_at_random_moments(bench: Any, seed: int) -> None:
     [
         ("lora", "train", "backward", signal.SIGTERM),
         ("full", "evaluate", "open", signal.SIGINT),
-        pytest.param("full", "train", "rename runs/colours/.staging-model", signal.SIGTERM, marks=SWALLOWED),
+        pytest.param("full", "train", "rename runs/colours/.staging-model", signal.SIGTERM),
     ],
     ids=["in a step", "while evaluating", "while the model is written"],
 )

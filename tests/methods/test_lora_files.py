@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 import torch
 
 from tunesmith import methods
@@ -14,7 +13,6 @@ from tunesmith.methods.lora import LoraSettings
 from tunesmith.models import catalog
 
 
-@pytest.mark.xfail(strict=True, reason="methods/lora.py: save must sort the sets of names in PEFT's config before it writes them")
 def test_lists_in_the_adapter_config_are_sorted(tiny_base: Path, tmp_path: Path) -> None:
     """PEFT keeps names in sets and writes them in the order of their hashes, which every Python process draws anew."""
     base = catalog.resolve(catalog.ModelSettings(base=str(tiny_base)))

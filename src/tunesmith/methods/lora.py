@@ -88,10 +88,14 @@ def examples(model: nn.Module, examples: TokenExamples, base: Base, progress: Ca
 
 def save(model: nn.Module, base: Base, folder: Path) -> None:
     """Write PEFT's adapter files and the tokenizer; the base is named in adapter_config.json."""
+    from tunesmith.files import read_json, write_json
     from tunesmith.models import load as models
 
     with models.quiet():
         model.save_pretrained(folder)  # type: ignore[operator]  # PEFT models are nn.Modules with more methods
+    # PEFT keeps names in sets, whose order every Python process draws anew: the same adapters must give the same bytes.
+    config = read_json(folder / "adapter_config.json")
+    write_json(folder / "adapter_config.json", {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()})
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form; MODEL_CARD.md of the run is the real one
     for name in models.TOKENIZER_FILES:
         if (base.folder / name).exists():
