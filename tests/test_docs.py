@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 SRC = Path(tunesmith.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), SRC / "starters" / "tickets" / "DATASHEET.md"]
 TEXTS = {path.name: path.read_text("utf-8") for path in PAGES}
-MAY_BE_ABSENT = {ROOT / "docs" / name for name in ("report.png", "PERFORMANCE.md", "LOG.md", "RELIABILITY.md")}
+MAY_BE_ABSENT: set[str] = set()
 """Pages and pictures made by measurements; a clone in which they were not made yet still passes."""
 
 

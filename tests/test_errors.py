@@ -271,11 +271,11 @@ def test_a_bad_row_stops_or_is_left_out(
     recipe = recipe_for(tmp_path, name, tiny_base, **settings)
     code, out, err = cli_("check", recipe)
     assert (code, out) == (2, "")
-    assert err == f"error: {name}:{line}: {what}\n  -> {remedy}\n  -> 1 bad rows. Mend them, or go on without them: data.on_bad_row=reject\n"
+    assert err == f"error: {name}:{line}: {what}\n  -> {remedy}\n  -> 1 bad row. Mend them, or go on without them: data.on_bad_row=reject\n"
     runs = tmp_path / "runs"
     code, _, err = cli_("prepare", recipe, "--runs-dir", runs)
     rejected = runs / "r" / "data" / "rejected.jsonl"
-    assert code == 2 and f"1 bad rows; all are in {rejected}. Mend them" in err
+    assert code == 2 and f"1 bad row; all are in {rejected}. Mend them" in err
     assert [p.name for p in rejected.parent.iterdir()] == ["rejected.jsonl"]  # no half of a prepared data set
     code, out, _ = cli_("prepare", recipe, "data.on_bad_row=reject", "--runs-dir", runs)
     assert code == 0

@@ -138,6 +138,10 @@ def _sentence(comparison: Mapping[str, Any], models: Mapping[str, Any], rows: in
     return text
 
 
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]  # `capitalize` would make F1 f1
+
+
 def _listed(models: Sequence[str]) -> str:
     names = [called(model) for model in models]
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
@@ -182,7 +186,7 @@ def verdict(evaluation: Mapping[str, Any], split: str = "test") -> tuple[str, li
         whole = "all labels right" if found.get("multi_label") else "right"
         first += f"gets {show_interval('accuracy', accuracy)} {whole} and "
     first += f"reaches a {NAMES.get(metric, metric)} of {show_interval(metric, entry)}, with 95 % intervals."
-    sentences = [first + (f" {NAMES.get(metric, metric).capitalize()} is {MEANINGS[metric]}." if metric in MEANINGS else "")]
+    sentences = [first + (f" {_capital(NAMES.get(metric, metric))} is {MEANINGS[metric]}." if metric in MEANINGS else "")]
     sentences += [_sentence(c, found["models"], rows) for c in lines]
     width = entry["high"] - entry["low"]
     if metric in SHARES and width > WIDE:
