@@ -8,14 +8,20 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # before torch is imported; two test 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import io
 import json
 import shutil
+import signal
 import socket
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from samples import colour_rows, write_csv
+
+from tunesmith import cli
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +86,27 @@ def recipe_file(tmp_path: Path, colours: Path, tiny_base: Path) -> Path:
         )
     )
     return path
+
+
+@pytest.fixture
+def cli_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """The command line as the shell calls it: (exit code, stdout, stderr); `stdin` is text or bytes."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def call(*args: object, stdin: str | bytes = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tunesmith", *map(str, args)])
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), "utf-8"))
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else 1
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err, err
+        return code, out, err
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

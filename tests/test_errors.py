@@ -7,7 +7,6 @@ import io
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,28 +25,6 @@ from tunesmith.errors import Problems, UserError, nearest, some
 Cli = Callable[..., tuple[int, str, str]]
 GOOD = [(f"{noun} number {i}", label) for i in range(10) for noun, label in (("apple", "red"), ("leaf", "green"))]
 """Twenty rows that nothing is wrong with."""
-
-
-@pytest.fixture
-def cli_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
-    """The command line as the shell calls it: (exit code, stdout, stderr)."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tunesmith", *map(str, args)])
-        capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as left:
-            code = left.code if isinstance(left.code, int) else 1
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err, err
-        return code, out, err
-
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def as_csv(rows: list[tuple[str, ...]] = GOOD, header: tuple[str, ...] = ("text", "label")) -> bytes:

@@ -7,10 +7,9 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import tunesmith
-from tunesmith import cli
 
 Cli = Callable[..., tuple[int, str, str]]
 TEXTS = ["grass in place 40", "sea, in\nplace 41", 'rose in "place" 42', "rose in place" + " rose" * 80]
@@ -41,29 +39,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     }
     (folder / "r.yaml").write_text(json.dumps(recipe))
     return tunesmith.run(folder / "r.yaml", runs_dir=folder / "runs").folder
-
-
-@pytest.fixture
-def cli_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
-    """The command line as the shell calls it: (exit code, stdout, stderr)."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def call(*args: object, stdin: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tunesmith", *map(str, args)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8"))
-        capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as left:
-            code = left.code if isinstance(left.code, int) else 1
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err, err
-        return code, out, err
-
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

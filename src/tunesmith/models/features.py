@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith.errors import UserError
 from tunesmith.files import as_user_error, locked, sha256_bytes, sha256_json, staged_file, sweep_staging
 from tunesmith.models.catalog import Base
 from tunesmith.tokens import batches
@@ -194,13 +193,3 @@ def _evict(keep: Path) -> None:
             continue
         shutil.rmtree(table, ignore_errors=True)
         total -= sizes[table]
-
-
-def require(vectors_: Vectors, sha256: str, where: str) -> None:
-    """Check that a table is the one a run recorded.
-
-    Raises:
-        UserError: the cache was changed in between.
-    """
-    if vectors_.sha256 != sha256:
-        raise UserError("the cached vectors are not the ones this run began with", where, "run again with --fresh")
