@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+SMALL = 65536
+"""Elements below which NumPy makes the same mask in less time than torch needs to begin."""
+
 
 class _Drop(torch.autograd.Function):
     """x * mask with a mask of 0 and 1 / (1 - p)."""
@@ -40,7 +43,10 @@ def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
         return F.dropout(x, p)
     seed = int(torch.randint(2**62, ()))
     lanes = np.random.SFC64(seed).random_raw(-(-x.numel() // 4)).view(np.int16)[: x.numel()]
-    kept = torch.from_numpy(lanes).view(x.shape) >= round(p * 65536) - 32768
-    mask = kept.to(x.dtype).mul_(1 / (1 - p))
+    least = round(p * 65536) - 32768
+    if x.numel() < SMALL:
+        mask = torch.from_numpy((lanes >= least) * np.float32(1 / (1 - p))).view(x.shape).to(x.dtype)
+    else:
+        mask = (torch.from_numpy(lanes).view(x.shape) >= least).to(x.dtype).mul_(1 / (1 - p))
     dropped: torch.Tensor = _Drop.apply(x, mask)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return dropped

@@ -107,7 +107,9 @@ def train(
     """
     device = torch.device(machine.device)
     model.to(device)
-    masters = machine.precision == "bf16" and not getattr(model, "fp32_only", False)
+    small = getattr(model, "small", False)
+    torch.set_num_threads(1 if small else machine.threads)
+    masters = machine.precision == "bf16" and not small
     optimizer = Optimizer(model, settings.weight_decay, settings.betas, masters)
     frozen = [(p, p.detach().cpu()) for p in model.parameters() if masters and not p.requires_grad]
     if masters:  # parameters alone: a rotary embedding's frequencies, which are buffers, lose too much in bf16
@@ -166,6 +168,7 @@ def train(
     if masters:
         for rounded, whole in (*frozen, *zip(optimizer.parameters, optimizer.masters, strict=True)):
             rounded.data = whole.to(device)
+    torch.set_num_threads(machine.threads)
     model.eval()
     return Outcome(state, kept, optimizer.decay, peak_memory_mb(device))
 
