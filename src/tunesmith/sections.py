@@ -97,7 +97,28 @@ class Quotes:
     caption: str = ""
 
 
-Block = Words | Figures | Table | Lines | Bars | Heatmap | Quotes
+@dataclass(frozen=True)
+class Sample:
+    """One row's texts to be compared: (label, text) pairs, `above` over the whole width, `beside` side by side.
+
+    `head` are short facts, such as a score of each answer; `emphasis` is the index in `beside` of the text to stress.
+    """
+
+    head: Sequence[tuple[str, str]]
+    above: Sequence[tuple[str, str]]
+    beside: Sequence[tuple[str, str]]
+    emphasis: int | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows with the answers of several models, to be read by a person."""
+
+    items: Sequence[Sample]
+    caption: str = ""
+
+
+Block = Words | Figures | Table | Lines | Bars | Heatmap | Quotes | Samples
 
 
 @dataclass(frozen=True)

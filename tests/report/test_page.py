@@ -9,7 +9,7 @@ import pytest
 
 from tunesmith.report.cells import grid, show
 from tunesmith.report.page import anchors, figure_columns, render, stylesheet
-from tunesmith.sections import Bars, Block, Figures, Heatmap, Lines, Quotes, Section, Series, Table, Tone, Verdict, Words
+from tunesmith.sections import Bars, Block, Figures, Heatmap, Lines, Quotes, Sample, Samples, Section, Series, Table, Tone, Verdict, Words
 
 HOSTILE = "<script>alert(1)</script>]]><img src=x onerror=alert(2)>\"'--><svg/onload=alert(3)></style></title>&amp;"
 GOOD = Verdict("Better than every baseline.", ["Macro F1 is 0.9."], "good")
@@ -30,6 +30,7 @@ def every_block(text: str) -> list[Block]:
         Bars([text, "b"], [0.5, 0.6], text, [(0.4, 0.6), (0.5, 0.7)], 0, text),
         Heatmap([text, "b"], [text, "b"], [[1, 2], [3, 4]], text, text, text),
         Quotes([[(text, "short"), ("label", text), ("text", text * 5)]] * 8, text),
+        Samples([Sample([(text, text)], [(text, text)], [(text, text), ("other", text * 5)], 1)], text),
     ]
 
 
@@ -177,6 +178,16 @@ def test_two_line_charts_that_follow_each_other_share_a_row() -> None:
 def test_long_lists_of_quotes_are_folded() -> None:
     html = page(Quotes([[("text", f"quote {n}")] for n in range(9)]))
     assert "3 more" in html and html.count('<article class="quote">') == 9
+
+
+def test_samples_stand_side_by_side_and_one_is_stressed() -> None:
+    sample = Sample([("row", "7")], [("prompt", "Q"), ("reference", "A")], [("before", " "), ("after", "A  line\nand one")], 1)
+    html = page(Samples([sample, Sample([], [], [])], "Read"))
+    assert html.count('<article class="quote">') == 2 and html.count('<div class="beside">') == 1
+    beside = html.split('<div class="beside">')[1]
+    assert beside.index("(empty)") < beside.index('<div class="said stressed">') < beside.index("A  line\nand one</blockquote>")
+    assert "None." in page(Samples([]))
+    assert re.search(r"\.beside \{[^}]*minmax\(min\(100%, 260px\), 1fr\)", stylesheet())  # one column on a phone
 
 
 def test_half_a_surrogate_pair_can_be_written() -> None:

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from tunesmith.report.cells import grid
 from tunesmith.report.charts import chart
-from tunesmith.sections import Block, Figures, Lines, Quotes, Section, Table, Verdict, Words
+from tunesmith.sections import Block, Figures, Lines, Quotes, Samples, Section, Table, Verdict, Words
 
 MOST_QUOTES = 6
 """Quotes shown at once; the rest of a longer list is folded."""
@@ -72,7 +72,7 @@ def anchors(names: Iterable[str]) -> list[str]:
 
 def rows(blocks: Sequence[Block]) -> list[tuple[str, list[Block]]]:
     """Blocks as the page sets them: (kind, one block), or ("pair", two line charts that follow each other and share a row)."""
-    kinds = {Words: "words", Figures: "figures", Table: "table", Quotes: "quotes"}
+    kinds = {Words: "words", Figures: "figures", Table: "table", Quotes: "quotes", Samples: "samples"}
     laid: list[tuple[str, list[Block]]] = []
     for block in blocks:
         before = laid[-1] if laid else ("", [])

@@ -7,13 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith import evaluation
 from tunesmith.data import card as data_card
-from tunesmith.evaluation import findings
+from tunesmith.evaluation import findings, text_findings
 from tunesmith.report.card import Card
 from tunesmith.sections import Block, Section, Table, Verdict, Words
 from tunesmith.training import diagnosis
 
-METHODS = {"features": "a linear head on frozen features", "full": "full fine-tuning", "lora": "LoRA", "freeze": "the last layers fine-tuned"}
+METHODS = {
+    "bottleneck": "bottleneck adapters",
+    "features": "a linear head on frozen features",
+    "freeze": "the last layers fine-tuned",
+    "full": "full fine-tuning",
+    "lora": "LoRA",
+    "prefix": "a learnt prefix",
+    "qlora": "LoRA on a base in four bits",
+}
+
+
+TASKS = {"classification": "Text classification", "sft": "Supervised fine-tuning", "pretraining": "Pre-training"}
 
 
 @dataclass(frozen=True)
@@ -45,28 +57,45 @@ class Page:
 def page(facts: Facts) -> Page:
     """Gather a run's report."""
     training, recipe = facts.run["training"], facts.recipe
-    found = diagnosis.diagnose(facts.events, training["kept_step"], facts.card["rows"]["train"], len(facts.card["labels"]))
+    labels, rows = facts.card.get("labels") or {}, facts.card["rows"]["train"]
+    if labels:
+        found = diagnosis.diagnose(facts.events, training["kept_step"], rows, len(labels))
+    else:
+        found = diagnosis.diagnose_text(facts.events, training["kept_step"], rows, facts.card.get("tokens") or {})
     sections: list[Section] = []
     if facts.evaluation is None:
         verdict = Verdict("Nothing was measured.", ["The recipe leaves no test and no validation rows, so nothing can be said about this model."], "warn")
     else:
         split = _split(facts.evaluation)
-        verdict = Verdict(*findings.verdict(facts.evaluation, split))
-        sections += findings.sections(facts.evaluation, facts.texts, split)
+        verdict = Verdict(*evaluation.verdict(facts.evaluation, split))
+        if evaluation.of_text(facts.evaluation):
+            sections += text_findings.sections(facts.evaluation, split)
+        else:
+            sections += findings.sections(facts.evaluation, facts.texts, split)
     sections[1:1] = diagnosis.sections(facts.events, training["kept_step"], found)
     sections += data_card.sections(facts.card)
     sections += _appendix(facts)
     kind = METHODS.get(recipe["method"]["kind"], recipe["method"]["kind"])
-    subtitle = f"Text classification with {kind} on {facts.base['name']}, {str(facts.run['created'])[:10]}"
+    subtitle = f"{TASKS[recipe['objective']['kind']]} with {kind} on {facts.base['name']}, {str(facts.run['created'])[:10]}"
+    tokens = facts.card.get("tokens") or {}
     shown = [
-        ("training rows", f"{facts.card['rows']['train']:,}"),
-        ("labels", str(len(facts.card["labels"]))),
+        ("training rows", f"{rows:,}"),
+        ("labels", str(len(labels))) if labels else ("learnt tokens", f"{tokens.get('learnt', 0):,}"),
         ("steps", f"{training['steps']:,}"),
         ("training time", duration(training["seconds"])),
         ("speed", f"{training['tokens_per_second']:,.0f} tokens/s"),
         ("peak memory", f"{training['peak_memory_mb'] / 1e3:.1f} GB"),
     ]
     return Page(str(facts.run["name"]), subtitle, verdict, sections, shown)
+
+
+LIMIT = "It states things that are not so, in the same voice as things that are. Check what it says before you act on it."
+
+
+def _does(objective: str, labels: list[str], shown: str) -> str:
+    if labels:
+        return f"Sorts texts into {len(labels)} labels ({shown})."
+    return "Answers messages as its training rows do." if objective == "sft" else "Goes on with a text as its training rows do."
 
 
 def duration(seconds: float) -> str:
@@ -113,22 +142,22 @@ def _flat(values: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
 def model_card(facts: Facts) -> Card:
     """A run's MODEL_CARD.md as data: what is known, and nothing else."""
     recipe, training = facts.recipe, facts.run["training"]
-    evaluation = facts.evaluation
-    split = _split(evaluation) if evaluation else ""
-    found = evaluation["splits"][split] if evaluation else {}
-    labels = list(facts.card["labels"])
+    measured = facts.evaluation
+    split = _split(measured) if measured else ""
+    found = measured["splits"][split] if measured else {}
+    labels = list(facts.card.get("labels") or {})
     name = str(facts.run["name"])
     shown = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
     kind = METHODS.get(recipe["method"]["kind"], recipe["method"]["kind"])
     return Card(
         name=name,
-        summary=f"Sorts texts into {len(labels)} labels ({shown}). Made with Tunesmith by {kind} on {facts.base['name']}.",
+        summary=f"{_does(recipe['objective']['kind'], labels, shown)} Made with Tunesmith by {kind} on {facts.base['name']}.",
         license=str(facts.base["licence"]),
         languages=list(facts.base["languages"]),
         base_model=str(facts.base["name"]),
-        tags=["text-classification", "tunesmith"],
+        tags=["text-classification" if labels else "text-generation", "tunesmith"],
         intended_use=["Texts like the training rows, in the same language and from the same source."],
-        limits=[*facts.card["warnings"], "It always answers with one of its labels, also for texts that belong to none."][:6],
+        limits=[*facts.card["warnings"], "It always answers with one of its labels, also for texts that belong to none." if labels else LIMIT][:6],
         data={f"{side} rows": count for side, count in facts.card["rows"].items()} | {"rows left out": sum(facts.card["rejected"].values())},
         training={
             "method": recipe["method"]["kind"],
@@ -139,8 +168,8 @@ def model_card(facts: Facts) -> Card:
         split=split,
         rows=found.get("rows"),
         scores={model: figures for model, figures in found.get("models", {}).items()},
-        headline=evaluation["headline"] if evaluation else "",
+        headline=measured["headline"] if measured else "",
         shell=[f'tunesmith predict {name} "your text here"'],
-        python=["import tunesmith", f'run = tunesmith.load("runs/{name}")', 'print(run.predict(["your text here"])[0].label)'],
+        python=["import tunesmith", f'run = tunesmith.load("runs/{name}")', f'print(run.predict(["your text here"])[0].{"label" if labels else "text"})'],
         versions=facts.run["versions"],
     )
