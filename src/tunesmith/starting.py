@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from tunesmith.data import sources
+from tunesmith.data import layouts, sources, streams
+from tunesmith.data.text_card import NAMES
 from tunesmith.data.validate import DataSettings, columns_for
 from tunesmith.errors import UserError
 from tunesmith.files import write_bytes
@@ -30,6 +33,19 @@ def first_recipe(data: Path, target: Path) -> tuple[str, list[str]]:
     """
     if target.exists():
         raise UserError("there is a file of this name already", str(target), "delete it, or write elsewhere with --output")
+    kind = layouts.infer(DataSettings(train=str(data)))
+    recipe, said = _labelled(data) if kind == "labelled" else _written(data, kind)
+    try:
+        place = data.absolute().relative_to(target.absolute().parent)
+    except ValueError:
+        place = data.absolute()
+    text = write_yaml({**recipe, "data": {"train": str(place), **recipe["data"], "valid": 0.1, "test": 0.2}})
+    write_bytes(target, text.encode())
+    return text, said
+
+
+def _labelled(data: Path) -> tuple[dict[str, Any], list[str]]:
+    """A recipe for texts with labels, but for where the data lie, and what was recognised."""
     records = sources.read(data)
     if not records.records:
         raise records.bad[0].error()
@@ -42,15 +58,21 @@ def first_recipe(data: Path, target: Path) -> tuple[str, list[str]]:
     if others:
         said.append(f"other columns: {', '.join(others)}. One whose rows belong together goes under data.together, those for audits under data.attributes")
     method = "features" if len(records.records) < FEW_FOR_FULL else "full"
-    try:
-        place = data.absolute().relative_to(target.absolute().parent)
-    except ValueError:
-        place = data.absolute()
-    recipe = {
-        "data": {"train": str(place), "text": settings.text, "label": settings.label, "valid": 0.1, "test": 0.2},
-        "model": "starter/minilm",
-        "method": method,
-    }
-    text = write_yaml(recipe)
-    write_bytes(target, text.encode())
-    return text, said
+    return {"data": {"text": settings.text, "label": settings.label}, "model": "starter/minilm", "method": method}, said
+
+
+def _written(data: Path, kind: str) -> tuple[dict[str, Any], list[str]]:
+    """The same for rows that a language model learns to write, by the first records of the file."""
+    stream = streams.Stream(data)
+    head = list(islice(stream, streams.HEAD_RECORDS))
+    records = [value for _, value in head if isinstance(value, dict)]
+    if not records:
+        raise next(value.error() for _, value in head if isinstance(value, sources.BadRow))
+    settings = DataSettings(train=str(data), rows=kind)
+    found, notes = layouts.layout(settings, kind, data, stream.columns, records)
+    said = [f"{data.name}: the rows are {NAMES[kind]}", *stream.notes, *notes]
+    others = [name for name in stream.columns if name not in found.columns().values()]
+    if others:
+        said.append(f"other columns: {', '.join(others)}. One whose rows belong together goes under data.together, those for audits under data.attributes")
+    objective, method = ("pretraining", "full") if kind == "document" else ("sft", "lora")
+    return {"data": {"rows": kind}, "model": "starter/scribe", "objective": objective, "method": method}, said

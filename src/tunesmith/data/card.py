@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -54,16 +55,26 @@ def _warnings(splits: dict[str, pa.Table], counts: dict[str, dict[str, int]]) ->
     few = [name for name, by in counts.items() if 0 < by["train"] < FEW_ROWS]
     if few:
         out.append(f"{counted(len(few), 'label')} with fewer than {FEW_ROWS} training rows ({', '.join(few[:5])}): expect them to be weak.")
-    if "test" in splits and splits["test"].num_rows < FEW_TEST_ROWS:
-        out.append(f"the test split has only {splits['test'].num_rows} rows: intervals will be wide. Label more rows before trusting small differences.")
+    out += few_test_rows({side: table.num_rows for side, table in splits.items()}, "Label")
     train = [by["train"] for by in counts.values() if by["train"]]
     if train and max(train) > 10 * min(train):
         out.append(f"the largest label has {max(train) / min(train):.0f} times the rows of the smallest: read macro F1, and see objective.class_weights.")
     return out
 
 
+def few_test_rows(rows: Mapping[str, int], add: str = "Add") -> list[str]:
+    """A warning when the test side is small: rows by side, and what one does to have more of them."""
+    if rows.get("test", FEW_TEST_ROWS) >= FEW_TEST_ROWS:
+        return []
+    return [f"the test split has only {rows['test']} rows: intervals will be wide. {add} more rows before trusting small differences."]
+
+
 def sections(card: dict[str, Any]) -> list[Section]:
-    """The card as a section of the report."""
+    """The card as a section of the report, for rows of any kind."""
+    if "kind" in card:
+        from tunesmith.data import text_card  # it takes from here
+
+        return text_card.sections(card)
     sides = list(card["rows"])
     blocks: list[Any] = [
         Table(

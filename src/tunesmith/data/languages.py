@@ -10,11 +10,12 @@ LEAST_CHARACTERS = 20
 """Shorter texts are guesses: left out unless all are."""
 
 
-def shares(texts: Sequence[str]) -> dict[str, float]:
+def shares(texts: Sequence[str], most: int = SAMPLE) -> dict[str, float]:
     """The share of each language among some of the texts, commonest first.
 
     Args:
-        texts: any number; at most SAMPLE of them, evenly spaced, are looked at.
+        texts: any number.
+        most: so many of them, evenly spaced, are looked at.
 
     Returns:
         ISO 639-1 code -> share; languages under 2 % are left out. Empty when there is too little text to tell.
@@ -22,7 +23,7 @@ def shares(texts: Sequence[str]) -> dict[str, float]:
     import py3langid
 
     long = [text for text in texts if len(text) >= LEAST_CHARACTERS]
-    sample = long[:: max(1, len(long) // SAMPLE)][:SAMPLE]
+    sample = long[:: max(1, len(long) // most)][:most]
     if not sample:
         return {}
     counts = Counter(py3langid.classify(text)[0] for text in sample)

@@ -105,11 +105,13 @@ def _without(table: pa.Table, bad: list[sources.BadRow]) -> tuple[pa.Table, list
 
 def write_rejected(path: Path, bad: list[sources.BadRow]) -> None:
     """Write every row left out, one JSON object a line, with the reason and the remedy."""
-    lines = (
-        json.dumps({"file": b.source, "line": b.line, "reason": b.reason, "what": b.what, "remedy": b.remedy, "row": b.row}, ensure_ascii=False, default=str)
-        for b in bad
-    )
-    write_bytes(path, "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace"))
+    write_bytes(path, b"".join(map(rejected_line, bad)))
+
+
+def rejected_line(bad: sources.BadRow) -> bytes:
+    """A row left out as a line of rejected.jsonl."""
+    value = {"file": bad.source, "line": bad.line, "reason": bad.reason, "what": bad.what, "remedy": bad.remedy, "row": bad.row}
+    return (json.dumps(value, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace")
 
 
 def save(prepared: Prepared, folder: Path) -> None:

@@ -5,7 +5,8 @@ A table, not a list of objects: a million rows stay small, steps work on whole c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,20 @@ COMMON: list[tuple[str, pa.DataType]] = [
 
 LABELLED = pa.schema([*COMMON, ("text", pa.string()), ("text_pair", pa.string()), ("labels", pa.list_(pa.string()))])
 """Rows to classify: a text (and a second one for pairs) with one label, or several when `multi_label`."""
+DIALOGUE = pa.schema([*COMMON, ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])))])
+"""Conversations: roles are system, user, assistant and tool; at least one message is the assistant's."""
+COMPLETION = pa.schema([*COMMON, ("prompt", pa.string()), ("completion", pa.string())])
+"""A text and how it goes on, both as they are: no roles, no template."""
+DOCUMENT = pa.schema([*COMMON, ("text", pa.string())])
+"""A text to learn the language of."""
+
+KINDS: dict[str, pa.Schema] = {"labelled": LABELLED, "dialogue": DIALOGUE, "completion": COMPLETION, "document": DOCUMENT}
+"""What a row can be, by the name that `data.rows` gives it."""
+
+GROUP_ROWS = 1024
+"""Rows of one row group of a streamed file: what a reader holds at once."""
+GROUP_BYTES = 16 << 20
+"""A row group is closed early beyond this, so that long documents stay bounded too."""
 
 
 def table(columns: Mapping[str, Sequence[Any]], schema: pa.Schema = LABELLED) -> pa.Table:
@@ -60,6 +75,79 @@ def read(path: Path) -> pa.Table:
     """
     try:
         return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"cannot be read as rows ({error})", str(path), "run `tunesmith prepare` again") from error
+
+
+class Writer:
+    """Takes batches of any size and writes row groups of GROUP_ROWS rows (fewer beyond GROUP_BYTES); made by `writer`."""
+
+    def __init__(self, file: pq.ParquetWriter) -> None:
+        self._file, self._held, self._rows, self._bytes = file, [], 0, 0  # type: ignore[var-annotated]  # pyarrow has no types
+        self.count = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add rows behind those written before."""
+        self.count += batch.num_rows
+        while batch.num_rows:
+            part = batch.slice(0, GROUP_ROWS - self._rows)
+            batch = batch.slice(part.num_rows)
+            self._held.append(part)
+            self._rows += part.num_rows
+            self._bytes += part.nbytes
+            if self._rows == GROUP_ROWS or self._bytes >= GROUP_BYTES:
+                self.flush()
+
+    def flush(self) -> None:
+        """Close the row group."""
+        if self._rows:
+            self._file.write_table(pa.Table.from_batches(self._held).combine_chunks(), row_group_size=GROUP_ROWS)
+        self._held, self._rows, self._bytes = [], 0, 0
+
+
+@contextmanager
+def writer(path: Path, schema: pa.Schema) -> Iterator[Writer]:
+    """Write rows batch by batch; the file takes its name on leaving without an error. The same batches give the same bytes.
+
+    Args:
+        path: the final name.
+        schema: one of KINDS.
+
+    Raises:
+        UserError: no space, no permission.
+    """
+    with staged_file(path) as staging, pq.ParquetWriter(staging, schema, compression="zstd") as file:
+        one = Writer(file)
+        yield one
+        one.flush()
+
+
+def batches(path: Path, columns: Sequence[str] | None = None, rows: int = GROUP_ROWS) -> Iterator[pa.RecordBatch]:
+    """Read a file of rows piece by piece, in order, with little more memory than a row group.
+
+    Args:
+        path: what `write` or `writer` wrote.
+        columns: those wanted; None is all.
+        rows: most rows of a batch.
+
+    Raises:
+        UserError: the file is not there or damaged.
+    """
+    try:
+        with pq.ParquetFile(path, buffer_size=1 << 20) as file:
+            yield from file.iter_batches(batch_size=rows, columns=None if columns is None else list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"cannot be read as rows ({error})", str(path), "run `tunesmith prepare` again") from error
+
+
+def count(path: Path) -> int:
+    """How many rows a file has, without reading them.
+
+    Raises:
+        UserError: the file is not there or damaged.
+    """
+    try:
+        return int(pq.read_metadata(path).num_rows)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"cannot be read as rows ({error})", str(path), "run `tunesmith prepare` again") from error
 

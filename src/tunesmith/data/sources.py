@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tunesmith.errors import UserError
 from tunesmith.files import as_user_error
+
+Reader = TypeVar("Reader", bound=Callable[..., Any])
 
 MOST_LINE_CHARACTERS = 10_000_000
 DISGUISES = {
@@ -69,6 +72,22 @@ def read(path: Path) -> Records:
         UserError: not there, empty, wrong encoding, not what its ending says, or an ending that is not known.
     """
     readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _jsonl, ".parquet": _parquet}
+    records = reader_for(path, readers)(path)
+    if not records.records and not records.bad:
+        raise UserError("no records in it", str(path), "give a file with at least a few labelled rows")
+    return records
+
+
+def reader_for(path: Path, readers: dict[str, Reader]) -> Reader:
+    """What reads a file, by its ending.
+
+    Args:
+        path: the file.
+        readers: what can be read, by ending.
+
+    Raises:
+        UserError: not there, not a plain file, or an ending that is not known.
+    """
     reader = readers.get(path.suffix.lower())
     if path.is_dir() or reader is None:
         found = "a folder" if path.is_dir() else f"the ending `{path.suffix}`"
@@ -77,10 +96,7 @@ def read(path: Path) -> Records:
         raise UserError(f"no such file{_neighbour(path)}", str(path), "check the path; it is taken from the recipe's folder")
     if not path.is_file():
         raise UserError("not a plain file", str(path), "copy what it yields into a file first")
-    records = reader(path)
-    if not records.records and not records.bad:
-        raise UserError("no records in it", str(path), "give a file with at least a few labelled rows")
-    return records
+    return reader
 
 
 def _neighbour(path: Path) -> str:
@@ -96,26 +112,46 @@ def _decoded(path: Path) -> str:
     except OSError as error:
         raise as_user_error(error, path) from error
     if not data.strip():
-        raise UserError("the file is empty" if not data else "only blank lines", str(path), "give a file with rows")
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or (len(data) > 3 and data[1:2] == b"\0" and data[3:4] == b"\0"):
-        raise UserError("encoded as UTF-16, must be UTF-8", str(path), f"iconv -f UTF-16 -t UTF-8 {path.name} > utf8{path.suffix}")
-    _refuse_disguise(data[:200], path)
+        raise nothing_in(path, len(data))
+    refuse_encoding(data[:200], path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
         column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
-        raise UserError(
-            f"byte 0x{data[error.start]:02X} at column {column} is not UTF-8",
-            f"{path}:{line}",
-            f"if it is Windows or Latin-1 text: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8{path.suffix}",
-        ) from error
+        raise not_utf8(path, data.count(b"\n", 0, error.start) + 1, column, data[error.start]) from error
     if (at := text.find("\0")) >= 0:
-        raise UserError("a NUL character", f"{path}:{text.count(chr(10), 0, at) + 1}", "export the file again; it is damaged")
+        raise nul_in(path, text.count("\n", 0, at) + 1)
     return text
 
 
-def _refuse_disguise(head: bytes, path: Path) -> None:
+def nothing_in(path: Path, size: int) -> UserError:
+    """The error for a file without anything in it but white space."""
+    return UserError("only blank lines" if size else "the file is empty", str(path), "give a file with rows")
+
+
+def not_utf8(path: Path, line: int, column: int, byte: int) -> UserError:
+    """The error for a byte (at a 1-based line and column) that no UTF-8 text can have there."""
+    remedy = f"if it is Windows or Latin-1 text: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8{path.suffix}"
+    return UserError(f"byte 0x{byte:02X} at column {column} is not UTF-8", f"{path}:{line}", remedy)
+
+
+def nul_in(path: Path, line: int) -> UserError:
+    """The error for a NUL character."""
+    return UserError("a NUL character", f"{path}:{line}", "export the file again; it is damaged")
+
+
+def refuse_encoding(head: bytes, path: Path) -> None:
+    """Say what a file is when its first bytes are not those of UTF-8 text.
+
+    Raises:
+        UserError: UTF-16, or what is often found under the name of a text file.
+    """
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or (len(head) > 3 and head[1:2] == b"\0" and head[3:4] == b"\0"):
+        raise UserError("encoded as UTF-16, must be UTF-8", str(path), f"iconv -f UTF-16 -t UTF-8 {path.name} > utf8{path.suffix}")
+    refuse_disguise(head, path)
+
+
+def refuse_disguise(head: bytes, path: Path) -> None:
     """Say what a file is when its first bytes do not fit its name."""
     for magic, kind in DISGUISES.items():
         if head.startswith(magic):
@@ -128,30 +164,53 @@ def _refuse_disguise(head: bytes, path: Path) -> None:
 
 def _csv(path: Path) -> Records:
     text = _decoded(path)
-    first = _first_line(text.lstrip("\r\n"))
+    out = Records(path.name, [])
+    for line, value in csv_values(io.StringIO(text, newline=""), _first_line(text.lstrip("\r\n")), path, out):
+        if isinstance(value, BadRow):
+            out.bad.append(value)
+        else:
+            out.records.append((line, value))
+    return out
+
+
+def csv_values(lines: Iterable[str], first: str, path: Path, out: Records) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    """Records of a table.
+
+    Args:
+        lines: with their ends; they begin where the file does.
+        first: its first line that is not empty, which says what divides the fields.
+        path: the file, for messages.
+        out: gets the columns, the notes and the delimiter before the first record is given.
+
+    Yields:
+        The 1-based line that a record begins on, and the record, or why it is bad.
+
+    Raises:
+        UserError: JSON, a column that occurs twice, or a quote that is never closed.
+    """
     if path.suffix.lower() == ".csv" and first.startswith(("{", "[{")):
         raise UserError("looks like JSON, not CSV", str(path), f"name it {path.stem}.jsonl")
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=lambda mark: (first.count(mark), mark == ","))
     csv.field_size_limit(MOST_LINE_CHARACTERS)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header = [name.strip() for name in next(fields for fields in _rows(reader, path) if fields)]
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    rows = _rows(reader, path)
+    header = [name.strip() for name in next(fields for fields in rows if fields)]
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         raise UserError(f"column `{repeated[0]}` occurs {header.count(repeated[0])} times in the header", f"{path}:1", "rename one of them")
-    out = Records(path.name, header, delimiter=delimiter)
+    out.columns, out.delimiter = header, delimiter
     if delimiter != "," and path.suffix.lower() == ".csv":
         out.notes.append(f"{path.name}: fields are separated by {delimiter!r}")
     start = reader.line_num + 1
-    for fields in _rows(reader, path):
+    for fields in rows:
         line, start = start, reader.line_num + 1
         if not fields:
             continue
         if len(fields) != len(header):
             what = f"{len(fields)} fields, the header has {len(header)}"
-            out.bad.append(BadRow(path.name, line, "ragged row", what, f"quote fields that contain {delimiter!r} or line breaks", fields))
+            yield line, BadRow(path.name, line, "ragged row", what, f"quote fields that contain {delimiter!r} or line breaks", fields)
         else:
-            out.records.append((line, dict(zip(header, fields, strict=True))))
-    return out
+            yield line, dict(zip(header, fields, strict=True))
 
 
 def _rows(reader: Any, path: Path) -> Iterator[list[str]]:
@@ -178,24 +237,33 @@ def _jsonl(path: Path) -> Records:
         numbered: list[tuple[int, Any]] = list(enumerate(values, 1))
         out.notes.append(f"{path.name}: one JSON array; its items are numbered from 1 where lines are named")
     else:
-        if _like_csv(_first_line(stripped)):
-            raise UserError("looks like CSV, not JSON lines", str(path), f"name it {path.stem}.csv")
-        numbered = []
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                numbered.append((number, _json_line(line, number, path.name, last=number >= text.count("\n") + 1)))
+        refuse_table(stripped, path)
+        last = text.count("\n") + 1
+        numbered = [(n, json_line(line, n, path.name, last=n >= last)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     columns: dict[str, None] = {}
-    for number, value in numbered:
-        if isinstance(value, dict):
-            out.records.append((number, value))
-            columns.update(dict.fromkeys(value))
-        elif isinstance(value, BadRow):
+    for number, item in numbered:
+        value = an_object(item, number, path.name)
+        if isinstance(value, BadRow):
             out.bad.append(value)
         else:
-            what = f"expected an object {{...}}, found {json_type(value)}"
-            out.bad.append(BadRow(path.name, number, "not an object", what, "write one object a line", value))
+            out.records.append((number, value))
+            columns.update(dict.fromkeys(value))
     out.columns = list(columns)
     return out
+
+
+def refuse_table(text: str, path: Path) -> None:
+    """Say that a file named .jsonl is a table, by how it begins."""
+    if _like_csv(_first_line(text)):
+        raise UserError("looks like CSV, not JSON lines", str(path), f"name it {path.stem}.csv")
+
+
+def an_object(value: Any, number: int, source: str) -> dict[str, Any] | BadRow:
+    """What a line of JSON holds when that is an object, or already known to be bad; else why it is bad."""
+    if isinstance(value, (dict, BadRow)):
+        return value
+    what = f"expected an object {{...}}, found {json_type(value)}"
+    return BadRow(source, number, "not an object", what, "write one object a line", value)
 
 
 def _first_line(text: str) -> str:
@@ -222,12 +290,22 @@ def _json_array(text: str, path: Path) -> list[Any]:
     return values
 
 
-def _json_line(line: str, number: int, source: str, last: bool) -> Any:
+def json_line(line: str, number: int, source: str, last: bool, length: int | None = None) -> Any:
+    """The value of one line, or a BadRow.
+
+    Args:
+        line: without its end.
+        number, source: its 1-based number and its file.
+        last: nothing follows it, not even a line feed: it may be cut off.
+        length: its characters, when `line` is only its beginning.
+    """
+
     def bad(reason: str, what: str, remedy: str) -> BadRow:
         return BadRow(source, number, reason, what, remedy, line[:1000])
 
-    if len(line) > MOST_LINE_CHARACTERS:
-        return bad("line too long", f"{len(line):,} characters, the limit is {MOST_LINE_CHARACTERS:,}", "split the text into several rows")
+    length = length or len(line)
+    if length > MOST_LINE_CHARACTERS:
+        return bad("line too long", f"{length:,} characters, the limit is {MOST_LINE_CHARACTERS:,}", "split the text into several rows")
     try:
         value = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
@@ -239,7 +317,7 @@ def _json_line(line: str, number: int, source: str, last: bool) -> Any:
         return bad("too deep", f"nested deeper than {DEEPEST_JSON}", "flatten the object")
     except ValueError as error:
         return bad("not JSON", str(error), "write each key once, and null for a missing value")
-    if _depth(value) > DEEPEST_JSON:
+    if line.count("[") + line.count("{") > DEEPEST_JSON and _depth(value) > DEEPEST_JSON:  # the count is quick and spares most lines the walk
         return bad("too deep", f"nested deeper than {DEEPEST_JSON}", "flatten the object")
     return value
 
@@ -271,25 +349,40 @@ def json_type(value: Any) -> str:
 
 
 def _parquet(path: Path) -> Records:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with open(path, "rb") as file:
-            head = file.read(4)
-            if not head:
-                raise UserError("the file is empty", str(path), "give a file with rows")
-            if head != b"PAR1":
-                _refuse_disguise(head + file.read(196), path)
-                raise UserError("named .parquet but is not Parquet", str(path), "name the file by what it is, or export it again")
-        names = pq.read_schema(path).names
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise UserError(f"column `{repeated[0]}` occurs {names.count(repeated[0])} times", str(path), "rename one of them")
+    with parquet_errors(path):
+        refuse_no_parquet(path)
         table = pq.read_table(path)
+    return Records(path.name, list(table.column_names), list(enumerate(table.to_pylist(), 1)))
+
+
+def refuse_no_parquet(path: Path) -> None:
+    """Say what a file named .parquet is when it is not Parquet, or which of its columns occurs twice."""
+    import pyarrow.parquet as pq
+
+    with open(path, "rb") as file:
+        head = file.read(4)
+        if not head:
+            raise nothing_in(path, 0)
+        if head != b"PAR1":
+            refuse_disguise(head + file.read(196), path)
+            raise UserError("named .parquet but is not Parquet", str(path), "name the file by what it is, or export it again")
+    names = pq.read_schema(path).names
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"column `{repeated[0]}` occurs {names.count(repeated[0])} times", str(path), "rename one of them")
+
+
+@contextmanager
+def parquet_errors(path: Path) -> Iterator[None]:
+    """Say what is wrong with a Parquet file in a user's words."""
+    import pyarrow as pa
+
+    try:
+        yield
     except OSError as error:
         if error.errno:
             raise as_user_error(error, path) from error
         raise UserError(f"damaged or cut off Parquet ({error})", str(path), "copy or export the file again") from error
     except pa.ArrowException as error:
         raise UserError(f"damaged or cut off Parquet ({error})", str(path), "copy or export the file again") from error
-    return Records(path.name, list(table.column_names), list(enumerate(table.to_pylist(), 1)))

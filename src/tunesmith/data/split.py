@@ -15,6 +15,12 @@ def position(name: str, seed: int) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
+def side(name: str, valid: float, test: float, seed: int) -> str:
+    """train, valid or test: where a name's position lies. Test is cut first, so a row of test stays there whatever valid is."""
+    at = position(name, seed)
+    return "test" if at < test else "valid" if at < test + valid else "train"
+
+
 def assign(table: pa.Table, valid: float, test: float, seed: int) -> dict[str, pa.Table]:
     """Divide rows into train, valid and test.
 
@@ -24,11 +30,10 @@ def assign(table: pa.Table, valid: float, test: float, seed: int) -> dict[str, p
         seed: another number, another division.
 
     Returns:
-        A table for each side with a share. Test is cut first, so a row of test stays there whatever valid is.
+        A table for each side with a share.
     """
     together = rows.strings(table, "together")
-    sides: dict[str, list[int]] = {side: [] for side, share in (("train", 1.0), ("valid", valid), ("test", test)) if share}
+    sides: dict[str, list[int]] = {one: [] for one, share in (("train", 1.0), ("valid", valid), ("test", test)) if share}
     for index, (group, name) in enumerate(zip(together, duplicates.keys(table), strict=True)):
-        at = position(group if group is not None else name, seed)
-        sides["test" if at < test else "valid" if at < test + valid else "train"].append(index)
-    return {side: table.take(pa.array(indices, pa.int64())) for side, indices in sides.items()}
+        sides[side(group if group is not None else name, valid, test, seed)].append(index)
+    return {name: table.take(pa.array(indices, pa.int64())) for name, indices in sides.items()}

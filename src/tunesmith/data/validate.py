@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,13 @@ from tunesmith.settings import Settings
 MOST_SHOWN = 50
 TEXT_NAMES = ("text", "message", "sentence", "utterance", "question", "query", "content", "body", "review", "comment", "description", "title")
 LABEL_NAMES = ("label", "labels", "category", "intent", "class", "queue", "target", "topic", "sentiment", "tag", "tags")
+KEYS = {
+    "labelled": ("text", "text_pair", "label", "multi_label", "out_of_scope"),
+    "dialogue": ("messages", "prompt", "completion"),
+    "completion": ("prompt", "completion"),
+    "document": ("text",),
+}
+"""The keys that only rows of a kind have; all others go with every kind."""
 
 
 class DataSettings(Settings):
@@ -32,12 +40,20 @@ class DataSettings(Settings):
     """Rows that measure: a fraction of train, a file (never altered), or `none`."""
     out_of_scope: str | None = None
     """A file of texts that belong to none of the labels, to measure how well they are told apart; never learnt from. null: none."""
+    rows: Literal["labelled", "dialogue", "completion", "document"] | None = None
+    """What a row is: a text with its label, a dialogue of messages, a prompt with its completion, or a document. null: by the columns, and said."""
     text: str | None = None
     """Column of the text. null: guessed from the column names, and said."""
     text_pair: str | None = None
     """Column of a second text, for pairs. null: none."""
     label: str | None = None
     """Column of the label. null: guessed from the column names, and said."""
+    messages: str | None = None
+    """Column of a dialogue's messages, a list of {role, content} or {from, value}. null: guessed from the column names, and said."""
+    prompt: str | None = None
+    """Column of the prompt. null: guessed from the column names, and said."""
+    completion: str | None = None
+    """Column of the completion of a prompt. null: guessed from the column names, and said."""
     multi_label: bool = False
     """Whether a row has any number of labels: a list, or text divided by `label_separator`."""
     label_separator: str = "|"
@@ -69,6 +85,19 @@ class DataSettings(Settings):
             raise ValueError(f"valid={self.valid} and test={self.test} leave no rows to learn from; together they must stay below 1")
         return self
 
+    @model_validator(mode="after")
+    def _keys_of_one_kind(self) -> DataSettings:
+        given = [key for keys in KEYS.values() for key in keys if getattr(self, key)]
+        kinds = [kind for kind, keys in KEYS.items() if set(given) <= set(keys)]
+        if self.rows and self.rows not in kinds:
+            wrong = next(key for key in given if key not in KEYS[self.rows])
+            raise ValueError(f"rows={self.rows} does not go with `{wrong}`; leave one of the two out")
+        if not kinds:
+            first = given[0]
+            other = next(key for key in given if not any({first, key} <= set(keys) for keys in KEYS.values()))
+            raise ValueError(f"`{first}` and `{other}` belong to different kinds of rows; leave one of the two out")
+        return self
+
 
 def columns_for(settings: DataSettings, records: Records) -> tuple[DataSettings, list[str]]:
     """Check that the mapped columns exist, and guess `text` and `label` where the recipe leaves them open.
@@ -93,7 +122,8 @@ def columns_for(settings: DataSettings, records: Records) -> tuple[DataSettings,
     for key, name in mapped.items():
         if name is None and key in ("text", "label"):
             what = f"no column for the {key} was found among {some(records.columns)}"
-            errors.append(UserError(what, f"{records.source}:1", f"name it in the recipe: data.{key}: COLUMN"))
+            also = "; for texts without labels set data.rows: document" if key == "label" else ""
+            errors.append(UserError(what, f"{records.source}:1", f"name it in the recipe: data.{key}: COLUMN{also}"))
         elif name is not None and name not in records.columns:
             what = f"no column `{name}`{nearest(name, records.columns)}"
             errors.append(UserError(what, f"{records.source}:1", f"the columns are {some(records.columns)}; set data.{key} to one of them"))
@@ -136,7 +166,7 @@ def _row(record: dict[str, Any], settings: DataSettings, line: int) -> dict[str,
     columns = (settings.text, settings.text_pair, settings.label, settings.id, settings.together, settings.time, *settings.attributes)
     for column in columns:
         if column and not _encodable(record.get(column)):
-            return "broken character", f"column `{column}` holds half of a surrogate pair", "repair the escape \\ud8xx in it"
+            return _broken(column)
     text = _text(record, settings.text)
     if isinstance(text, tuple):
         return text
@@ -146,6 +176,15 @@ def _row(record: dict[str, Any], settings: DataSettings, line: int) -> dict[str,
     labels = _labels(record.get(settings.label), settings)
     if isinstance(labels, tuple):
         return labels
+    shared = _shared(record, settings)
+    if isinstance(shared, tuple):
+        return shared
+    name = shared.pop("id")
+    content = sha256_bytes("\x1f".join([text, pair or "", *labels]).encode())[:16]
+    return {"id": name or content, "line": line, "text": text, "text_pair": pair, "labels": labels, **shared}
+
+
+def _shared(record: dict[str, Any], settings: DataSettings) -> dict[str, Any] | tuple[str, str, str]:
     together = _plain(record.get(settings.together)) if settings.together else None
     if settings.together and together is None:
         return "no together value", f"column `{settings.together}` is blank", "fill it, or give each such row a value of its own"
@@ -153,15 +192,27 @@ def _row(record: dict[str, Any], settings: DataSettings, line: int) -> dict[str,
     if settings.id and name is None:
         return "no id", f"column `{settings.id}` is blank", "fill it, or leave data.id out"
     return {
-        "id": name or sha256_bytes("\x1f".join([text, pair or "", *labels]).encode())[:16],
-        "line": line,
-        "text": text,
-        "text_pair": pair,
-        "labels": labels,
+        "id": name,
         "together": together,
         "time": _plain(record.get(settings.time)) if settings.time else None,
         "attributes": [(name, value) for name in settings.attributes if (value := _plain(record.get(name))) is not None],
     }
+
+
+def common(record: dict[str, Any], settings: DataSettings) -> dict[str, Any] | tuple[str, str, str]:
+    """The columns that every kind of row has: id (None where the recipe names no column), together, time and attributes.
+
+    Returns:
+        Their values, or (reason, what, remedy).
+    """
+    for column in (settings.id, settings.together, settings.time, *settings.attributes):
+        if column and not _encodable(record.get(column)):
+            return _broken(column)
+    return _shared(record, settings)
+
+
+def _broken(column: str) -> tuple[str, str, str]:
+    return "broken character", f"column `{column}` holds half of a surrogate pair", "repair the escape \\ud8xx in it"
 
 
 def _text(record: dict[str, Any], column: str) -> str | tuple[str, str, str]:
@@ -252,10 +303,16 @@ def lonely(table: pa.Table) -> list[BadRow]:
     return out
 
 
-def stop_for(bad: list[BadRow], rejected: Path | None) -> Problems:
-    """The error for bad rows when the recipe says stop: the first ones with their lines, and where the rest are."""
-    shown = [one.error() for one in bad[:MOST_SHOWN]]
-    if len(bad) > MOST_SHOWN:
-        shown.append(UserError(f"and {len(bad) - MOST_SHOWN} more"))
+def stop_for(bad: Sequence[BadRow], rejected: Path | None, count: int = 0) -> Problems:
+    """The error for bad rows when the recipe says stop: the first ones with their lines, and where the rest are.
+
+    Args:
+        bad: all of them, or the first MOST_SHOWN.
+        rejected: the file that has them all; None for none.
+        count: how many there are; 0 for as many as in `bad`.
+    """
+    shown, count = [one.error() for one in bad[:MOST_SHOWN]], count or len(bad)
+    if count > MOST_SHOWN:
+        shown.append(UserError(f"and {count - MOST_SHOWN} more"))
     place = f"; all are in {rejected}" if rejected else ""
-    return Problems(shown, f"{counted(len(bad), 'bad row')}{place}. Mend them, or go on without them: data.on_bad_row=reject")
+    return Problems(shown, f"{counted(count, 'bad row')}{place}. Mend them, or go on without them: data.on_bad_row=reject")

@@ -1,0 +1,206 @@
+"""What the rows of a file are, by the recipe or by the columns, and which columns make them; what is guessed is said aloud."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from tunesmith.data.streams import HEAD_RECORDS, Stream, array_head
+from tunesmith.data.validate import LABEL_NAMES, TEXT_NAMES, DataSettings
+from tunesmith.errors import Problems, UserError, nearest, some
+
+MESSAGES_NAMES = ("messages", "conversations", "conversation")
+PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
+"""A text and how it goes on."""
+INSTRUCTIONS = (("instruction", "input", "output"), ("instruction", "context", "response"))
+"""Alpaca (https://github.com/tatsu-lab/stanford_alpaca) and Dolly (https://huggingface.co/datasets/databricks/databricks-dolly-15k)."""
+BESIDE_DOCUMENTS = frozenset(
+    "id _id uuid doc_id url uri source src meta metadata title author date time timestamp created added dump file_path path filename lang language"
+    " language_score license score token_count".split()
+)
+"""Columns that corpora of documents have beside the text: with any other one, a text without a label is asked about rather than taken for a document."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the records of a file become rows.
+
+    Attributes: kind (of rows.KINDS), form (messages: a list of them; pair: two texts; text: one), and the columns, None where there are none:
+    messages; prompt, more (joined behind the prompt), completion; system; text.
+    """
+
+    kind: str
+    form: Literal["messages", "pair", "text"]
+    messages: str | None = None
+    prompt: str | None = None
+    more: str | None = None
+    completion: str | None = None
+    system: str | None = None
+    text: str | None = None
+
+    def columns(self) -> dict[str, str]:
+        """The columns by the key of the recipe that names them."""
+        found = {key: getattr(self, key) for key in ("messages", "prompt", "more", "completion", "system", "text")}
+        return {key: name for key, name in found.items() if name is not None}
+
+
+def infer(settings: DataSettings) -> str:
+    """What the rows are: what the recipe says, else what its mapped columns mean, else what the first records of `data.train` look like.
+
+    Args:
+        settings: with a path that exists from here. Only the first records of the file are read.
+
+    Returns:
+        A key of rows.KINDS; "labelled" also for what cannot be recognised or read, whose reader then says what is wrong.
+    """
+    if settings.rows:
+        return settings.rows
+    if settings.label or settings.text_pair or settings.multi_label or settings.out_of_scope:
+        return "labelled"
+    if settings.messages:
+        return "dialogue"
+    if settings.prompt or settings.completion:
+        return "completion"
+    path = Path(settings.train)
+    if path.suffix.lower() == ".txt":
+        return "document"
+    return _by_columns(settings, peek(path))
+
+
+def peek(path: Path) -> list[dict[str, Any]]:
+    """The first records of a file, those that can be read; none when nothing can."""
+    try:
+        if (found := array_head(path)) is not None:
+            return found
+        return [value for _, value in islice(Stream(path), HEAD_RECORDS) if isinstance(value, dict)]
+    except (UserError, OSError):
+        return []
+
+
+def _by_columns(settings: DataSettings, records: Sequence[dict[str, Any]]) -> str:
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    lower = {name.lower(): name for name in columns}
+    text = settings.text or next((lower[name] for name in TEXT_NAMES if name in lower), None)
+    messages = next((lower[name] for name in MESSAGES_NAMES if name in lower), None)
+    if text and any(name in lower for name in LABEL_NAMES) and (text.lower() == "text" or not _first_message(records, messages)):
+        return "labelled"
+    if messages or _first_message(records, text) or any({first, last} <= lower.keys() for first, _, last in INSTRUCTIONS):
+        return "dialogue"
+    if any(set(pair) <= lower.keys() for pair in PAIRS):
+        return "completion"
+    mapped = {settings.id, settings.together, settings.time, *settings.attributes, text}
+    return "document" if text and all(name in mapped or name.lower() in BESIDE_DOCUMENTS for name in columns) else "labelled"
+
+
+def _first_message(records: Sequence[dict[str, Any]], column: str | None) -> dict[str, Any]:
+    """The first object in the first list of objects that a column holds; empty without one."""
+    found = (record.get(column) for record in records if column)
+    return next((one[0] for one in found if isinstance(one, list) and one and isinstance(one[0], dict)), {})
+
+
+def layout(settings: DataSettings, kind: str, path: Path, columns: Iterable[str], records: Sequence[dict[str, Any]]) -> tuple[Layout, list[str]]:
+    """Find the columns that make rows of a kind.
+
+    Args:
+        settings: what the recipe maps.
+        kind: dialogue, completion or document.
+        path: the file.
+        columns, records: of its beginning.
+
+    Returns:
+        The layout, and what was guessed, to be said aloud.
+
+    Raises:
+        Problems: each missing column with the nearest one that exists.
+    """
+    names = list(columns)
+    lower = {name.lower(): name for name in reversed(names)}
+    said: list[str] = []
+    found = {"dialogue": _dialogue, "completion": _completion, "document": _document}[kind](settings, lower, said, records, path)
+    errors = []
+    wanted = found.columns() | {key: getattr(settings, key) for key in ("id", "together")}
+    if kind == "dialogue" and found.form == "messages" and found.messages is None:
+        what = f"no column for the messages was found among {some(names)}{nearest('messages', names)}"
+        errors.append(UserError(what, f"{path.name}:1", "name it in the recipe: data.messages: COLUMN"))
+    if found.form == "pair":
+        wanted |= {key: "" for key in ("prompt", "completion") if key not in wanted}
+    if kind == "document":
+        wanted |= {"text": found.text or ""}
+    for key, name in wanted.items():
+        if name == "":
+            what = f"no column for the {key} was found among {some(names)}"
+            errors.append(UserError(what, f"{path.name}:1", f"name it in the recipe: data.{key}: COLUMN"))
+        elif name is not None and name not in names:
+            what = f"no column `{name}`{nearest(name, names)}"
+            errors.append(UserError(what, f"{path.name}:1", f"the columns are {some(names)}; set data.{key} to one of them"))
+    if errors:
+        raise Problems(errors)
+    return found, [f"{path.name}: {text}" for text in said]
+
+
+def _dialogue(settings: DataSettings, lower: dict[str, str], said: list[str], records: Sequence[dict[str, Any]], path: Path) -> Layout:
+    column = settings.messages
+    if column is None and not (settings.prompt or settings.completion):
+        column = next((lower[name] for name in MESSAGES_NAMES if name in lower), None)
+    if column is not None:
+        system = lower.get("system")
+        first = _first_message(records, column)
+        if "from" in first and "role" not in first:
+            said.append(f"ShareGPT layout: from and value of each item in `{column}`; human is the user, gpt the assistant")
+        elif settings.messages is None:
+            said.append(f"messages layout: role and content of each item in `{column}`")
+        _say_system(system, said)
+        return Layout("dialogue", "messages", messages=column, system=system)
+    if not (settings.prompt or settings.completion):
+        for first_name, more, last in INSTRUCTIONS:
+            if first_name in lower and last in lower:
+                both = f"{first_name} and {more} become" if more in lower else f"{first_name} becomes"
+                said.append(f"alpaca layout: {both} the user's message, {last} the answer")
+                _say_system(lower.get("system"), said)
+                if "history" in lower:
+                    said.append(f"column `{lower['history']}` is not read; dialogues of several turns go into `messages`")
+                return Layout("dialogue", "pair", prompt=lower[first_name], more=lower.get(more), completion=lower[last], system=lower.get("system"))
+    if not (settings.prompt or settings.completion) and not any(name in lower for pair in PAIRS for name in pair):
+        return Layout("dialogue", "messages")  # nothing was found: said as missing messages
+    prompt, completion = _pair(settings, lower)
+    said.append(f"`{prompt}` becomes the user's message, `{completion}` the answer")
+    return Layout("dialogue", "pair", prompt=prompt, completion=completion)
+
+
+def _say_system(column: str | None, said: list[str]) -> None:
+    if column is not None:
+        said.append(f"column `{column}` becomes the system message")
+
+
+def _pair(settings: DataSettings, lower: dict[str, str]) -> tuple[str | None, str | None]:
+    """The columns of a prompt and of its completion: the recipe's, else the first pair of known names, else one of them alone."""
+    whole = next((pair for pair in PAIRS if set(pair) <= lower.keys()), None)
+    if settings.prompt is None and settings.completion is None and whole:
+        return lower[whole[0]], lower[whole[1]]
+    prompt = settings.prompt or next((lower[first] for first, _ in PAIRS if first in lower), None)
+    completion = settings.completion or next((lower[last] for _, last in PAIRS if last in lower), None)
+    return prompt, completion
+
+
+def _completion(settings: DataSettings, lower: dict[str, str], said: list[str], records: Sequence[dict[str, Any]], path: Path) -> Layout:
+    prompt, completion = _pair(settings, lower)
+    if not (prompt or completion):
+        for first, more, last in INSTRUCTIONS:
+            if first in lower and last in lower:
+                both = f"{first} and {more} become" if more in lower else f"{first} becomes"
+                said.append(f"alpaca layout: {both} the prompt, {last} the completion")
+                return Layout("completion", "pair", prompt=lower[first], more=lower.get(more), completion=lower[last])
+    for key, name in (("prompt", prompt), ("completion", completion)):
+        if name and getattr(settings, key) is None:
+            said.append(f"taking column `{name}` as the {key}")
+    return Layout("completion", "pair", prompt=prompt, completion=completion)
+
+
+def _document(settings: DataSettings, lower: dict[str, str], said: list[str], records: Sequence[dict[str, Any]], path: Path) -> Layout:
+    text = settings.text or next((lower[name] for name in TEXT_NAMES if name in lower), None)
+    if text and settings.text is None and path.suffix.lower() != ".txt":
+        said.append(f"taking column `{text}` of each row as a document")
+    return Layout("document", "text", text=text)
