@@ -59,6 +59,7 @@ def step(folder: Path) -> None:
     from tunesmith import methods
     from tunesmith.methods.full import FullSettings
     from tunesmith.models import catalog, vocabulary
+    from tunesmith.models.load import Head
     from tunesmith.objectives.classification import Classification, ClassificationSettings
     from tunesmith.tokens import batches, encode, tokenizer
     from tunesmith.tokens.examples import TokenExamples
@@ -75,7 +76,7 @@ def step(folder: Path) -> None:
     batches.BUCKET_BATCHES = 200
     objective = Classification(names, False, ClassificationSettings())
     examples = TokenExamples(tokens, objective.targets([[names[label]] for label in labels]), reader.pad_id)
-    model = methods.get("full").adapt(base, methods.Head(names, False), FullSettings()).train()
+    model = methods.get("full").adapt(base, Head(names, False), FullSettings()).train()
     _, (used,) = vocabulary.compact(model, [examples])
     optimizer = Optimizer(model, 0.01, (0.9, 0.999), False)
     plan = batches.plan(used.lengths_N, 32, None, 0, 0)

@@ -57,6 +57,7 @@ def ours_train(folder: Path, rows: int, method: str, work: Path) -> dict[str, An
     from tunesmith.methods.full import FullSettings
     from tunesmith.methods.lora import LoraSettings
     from tunesmith.models import catalog, vocabulary
+    from tunesmith.models.load import Head
     from tunesmith.objectives.classification import Classification, ClassificationSettings
     from tunesmith.tokens import encode, tokenizer
     from tunesmith.tokens.examples import TokenExamples
@@ -72,7 +73,7 @@ def ours_train(folder: Path, rows: int, method: str, work: Path) -> dict[str, An
 
     torch.manual_seed(0)
     settings: Any = {"full": FullSettings(), "lora": LoraSettings(rank=8, alpha=16, targets="all-linear")}[method]
-    model = methods.get(method).adapt(base, methods.Head(names, False), settings)
+    model = methods.get(method).adapt(base, Head(names, False), settings)
     tokens = encode.encode(reader, texts, None, base.max_tokens)
     examples = TokenExamples(tokens, objective.targets([[names[label]] for label in labels]), reader.pad_id)
     _, used = vocabulary.compact(model, [examples])

@@ -64,6 +64,35 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers and width 32 with random weights, a byte-level BPE and a ChatML template, in a folder as transformers saves it."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    library = Tokenizer(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    library.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    texts = [row["text"] for row in colour_rows(400)] + ["user assistant system what colour is it? it is red, green or blue."] * 20
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    library.train_from_iterator(texts, trainer)
+    library.save(str(folder / "tokenizer.json"))
+    template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": special[2], "pad_token": special[0], "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    sizes = {"vocab_size": library.get_vocab_size(), "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+    LlamaForCausalLM(LlamaConfig(**sizes, **heads, initializer_range=0.3, bos_token_id=0, eos_token_id=2, pad_token_id=0)).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def colours(tmp_path: Path) -> Path:
     """A CSV file of 120 labelled rows."""

@@ -49,7 +49,7 @@ def test_one_place_steps_an_optimizer() -> None:
 
 
 def test_only_the_face_of_the_house_prints() -> None:
-    assert set(where("print")) - {"progress.py"} <= {"cli.py", "serving/predicting.py"}
+    assert set(where("print")) - {"progress.py"} <= {"cli.py", "serving/predicting.py", "serving/chatting.py"}
     assert all(name == "self.console.print" for name in where("print").get("progress.py", []))
 
 

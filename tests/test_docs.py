@@ -79,7 +79,10 @@ def expected() -> dict[str, type[Settings]]:
         for cls in members(field):
             kind = cls.model_fields.get("kind")
             found[f"{name}: {kind.default}" if kind else name] = cls
-            assert not any(members(inner) for inner in cls.model_fields.values()), f"{cls.__name__} holds settings: this test must look deeper"
+            for inner, deeper in cls.model_fields.items():
+                for one in members(deeper):
+                    found[f"{name}.{inner}"] = one
+                    assert not any(members(last) for last in one.model_fields.values()), f"{one.__name__} holds settings: this test must look deeper"
     return found
 
 

@@ -33,6 +33,7 @@ RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs.")
 Recipe = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.path=value ...", metavar="[KEY=VALUE]...")]
 RunName = Annotated[str, typer.Argument(help="A run's name, or its folder.", metavar="RUN")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew although a run of the same recipe and data is there.")]
 RUNS = Path("runs")
 RESUMABLE = ("train.epochs", "train.learning_rate", "train.patience")
@@ -101,10 +102,9 @@ def check(recipe: Recipe, overrides: Overrides = None) -> None:
     from tunesmith import pipeline
     from tunesmith import recipe as recipes
 
-    prepared, tokens = pipeline.check(recipes.load(recipe, overrides or []))
-    card = prepared.card
+    card, tokens = pipeline.check(recipes.load(recipe, overrides or []))
     counts = ", ".join(f"{count:,} {side}" for side, count in card["rows"].items())
-    typer.echo(f"{counts}; {len(prepared.labels)} labels; {sum(card['rejected'].values())} rows left out")
+    typer.echo(f"{counts}; {len(card['labels'])} labels; {sum(card['rejected'].values())} rows left out")
     for reason, count in card["rejected"].items():
         typer.echo(f"  left out, {reason}: {count}")
     for text in [*card["notes"], tokens["said"], *(f"warning: {w}" for w in card["warnings"])]:
@@ -179,13 +179,13 @@ def _summary(one: Run) -> str:
     evaluation = runs.evaluation_of(one)
     lines = []
     if evaluation:
-        from tunesmith.evaluation import findings
+        from tunesmith.evaluation import of_text, verdict
 
-        split, found = next(iter(evaluation["splits"].items()))
-        headline, sentences, _ = findings.verdict(evaluation, split)
+        split, found = next(item for item in evaluation["splits"].items() if item[0] in ("test", "valid"))
+        headline, sentences, _ = verdict(evaluation, split)
         lines += [headline, *sentences, ""]
         name = evaluation["headline"]
-        shown = list(dict.fromkeys([name, "accuracy"]))
+        shown = [name, "perplexity"] if of_text(evaluation) else list(dict.fromkeys([name, "accuracy"]))
         lines.append(f"{'':10}" + "".join(f"{column:>28}" for column in shown))
         for model, figures in found["models"].items():
             cells = [f"{figures[c]['value']:.4f} [{figures[c]['low']:.4f}, {figures[c]['high']:.4f}]" for c in shown]
@@ -227,23 +227,85 @@ def predict(
     input: Annotated[Path | None, typer.Option("--input", "-i", help="A .csv, .tsv, .jsonl or .parquet file; its rows come back with columns added.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write; absent writes to stdout.")] = None,
     column: Annotated[str | None, typer.Option("--text", help="The column of the text; absent takes the training data's.")] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
+    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Most tokens of a written answer; 256 when absent.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="0, when absent, writes the most probable words.")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="Draw from the likeliest tokens that have this probability together.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same texts.")] = None,
     runs_dir: RunsDir = RUNS,
 ) -> None:
-    """Answer for texts, or for the rows of a file."""
+    """Answer for texts, or for the rows of a file: with labels, or with texts where the model writes."""
     from tunesmith import runs
     from tunesmith.serving import predicting
 
     one = runs.find(runs_dir, run)
+    asked = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    sampling = {name: value for name, value in asked.items() if value is not None}
     if input is not None and texts:
         raise UserError("both texts and --input are given", "command line", "give one of the two")
-    if input is not None:
-        predicting.predict_file(one.folder, input, output, column, device)
-        return
-    texts = texts or _lines_of_stdin()
-    if not texts:
-        raise UserError("no text is given", "command line", 'tunesmith predict RUN "a text", or pipe texts in, or --input FILE')
-    predicting.predict_texts(one.folder, texts, output, device)
+    with _telling("predict") as progress:
+        if input is not None:
+            predicting.predict_file(one.folder, input, output, column, device, sampling, progress)
+            return
+        texts = texts or _lines_of_stdin()
+        if not texts:
+            raise UserError("no text is given", "command line", 'tunesmith predict RUN "a text", or pipe texts in, or --input FILE')
+        predicting.predict_texts(one.folder, texts, output, device, sampling, progress)
+
+
+@contextmanager
+def _telling(task: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows how far a task is, from the first it is told until all is done."""
+    from tunesmith.progress import Teller
+
+    teller = Teller()
+
+    def tell(done: int, of: int) -> None:
+        teller({"kind": "progress", "task": task, "done": done, "of": of})
+        if done == of:
+            teller.close()
+
+    try:
+        yield tell
+    finally:
+        teller.close()
+
+
+@app.command()
+def chat(
+    run: RunName,
+    system: Annotated[str | None, typer.Option("--system", help="What the model is told before the dialogue.")] = None,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 writes the most probable words.")] = 0.7,
+    top_p: Annotated[float, typer.Option("--top-p", help="Draw from the likeliest tokens that have this probability together.")] = 0.95,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Most tokens of an answer.")] = 256,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed and questions, same answers.")] = 0,
+    device: Device = "cpu",
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Talk with a model that was trained on dialogues; lines of a pipe are turns of one dialogue."""
+    from tunesmith import runs
+    from tunesmith.models.decode import Sampling
+    from tunesmith.serving import chatting
+
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    chatting.chat(runs.find(runs_dir, run).folder, system, sampling, device)
+
+
+@app.command()
+def export(
+    run: RunName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write; it must not exist yet.")],
+    to: Annotated[str, typer.Option("--to", help="merged: a plain Hugging Face model, adapters merged into the base's weights.")] = "merged",
+    runs_dir: RunsDir = RUNS,
+) -> None:
+    """Write a run's model for other programs, and check that it gives the same."""
+    from tunesmith import runs
+    from tunesmith.serving import exporting
+
+    if to not in exporting.FORMS:
+        raise UserError(f"`--to={to}` is not known", "command line", f"there is {', '.join(exporting.FORMS)}")
+    made = exporting.merged(runs.find(runs_dir, run).folder, output)
+    typer.echo(f"Written to {made.folder}. Read by transformers in fp32, its logits differ from the run's by {made.apart:.1g} at most.")
 
 
 def _lines_of_stdin() -> list[str]:

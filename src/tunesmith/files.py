@@ -56,6 +56,12 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def cache() -> Path:
+    """The folder of all that can be made again: $TUNESMITH_CACHE, else the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("TUNESMITH_CACHE") or Path(home) / "tunesmith")
+
+
 def fsync_file(path: Path) -> None:
     """Flush a file that a library has written and closed."""
     descriptor = os.open(path, os.O_RDONLY)

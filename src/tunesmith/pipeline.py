@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tunesmith import objectives, runs
 from tunesmith import recipe as recipes
-from tunesmith import runs
 from tunesmith.data import prepare as preparation
 from tunesmith.errors import GateFailed, UserError, nearest, some
 from tunesmith.files import sha256_file, sha256_json, write_bytes
@@ -18,9 +19,9 @@ from tunesmith.models import catalog
 from tunesmith.recipe import Recipe
 from tunesmith.runs import Run
 from tunesmith.settings import write_yaml
-from tunesmith.stages import FORMAT, Context, content, encode, evaluate, prepare, reader, report, train
+from tunesmith.stages import FORMAT, Context, begin, content, evaluate, prepare, reader, report, train
 
-STAGES = {"prepare": prepare.stage, "train": train.stage, "evaluate": evaluate.stage, "report": report.stage}
+STAGES = {"prepare": prepare.stage, "begin": begin.stage, "train": train.stage, "evaluate": evaluate.stage, "report": report.stage}
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "scikit-learn", "pyarrow")
 
 
@@ -103,17 +104,20 @@ def resume(one: Run, changes: list[str], options: Options) -> Run:
     return _carry(Run(one.folder, options.listen), [], recipe, files, base, options)
 
 
-def check(recipe: Recipe) -> tuple[preparation.Prepared, dict[str, Any]]:
+def check(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read and check everything a run would, and write nothing.
 
     Returns:
-        The prepared rows with their card, and the token report of the training rows.
+        The data card and the token report of the training rows.
     """
     _check_gate(recipe)
     base = catalog.resolve(recipe.model)
-    prepared = preparation.prepare(recipe.data)
-    tokenizer, limit = reader(base, recipe)
-    return prepared, train.token_report(encode(tokenizer, prepared.splits["train"], recipe, limit), recipe, limit)
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder)
+        card = prepare.into(recipe.data, data, None)
+        read = reader(base, recipe)
+        examples = objectives.get(recipe.objective.kind).make(recipe.objective, base, data).examples(data / "train.parquet", read)
+        return card, train.token_report(examples, read.limit)
 
 
 def versions() -> dict[str, str]:
@@ -129,9 +133,12 @@ def versions() -> dict[str, str]:
 
 def _check_gate(recipe: Recipe) -> None:
     """A gate that names no figure is said before an hour of training, not after."""
-    from tunesmith.evaluation import classification
+    from tunesmith.evaluation import classification, text
 
-    figures = classification.MULTI_LABEL if recipe.data.multi_label else classification.SINGLE_LABEL
+    figures: Sequence[str] = classification.MULTI_LABEL if recipe.data.multi_label else classification.SINGLE_LABEL
+    if recipe.data.rows != "labelled":
+        answers = () if recipe.data.rows == "document" else text.GENERATED
+        figures = [*answers, *text.LIKELIHOOD, "forgetting"]
     for name in recipe.gate:
         if name not in figures:
             what = f"the gate names an unknown figure `{name}`{nearest(name, figures)}"

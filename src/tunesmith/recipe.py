@@ -9,16 +9,20 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tunesmith import methods, starters
+from tunesmith import methods, objectives, starters
+from tunesmith.data import layouts
 from tunesmith.data import prepare as preparation
 from tunesmith.data.validate import DataSettings
 from tunesmith.methods import MethodSettings
 from tunesmith.methods.full import FullSettings
 from tunesmith.models.catalog import ModelSettings
 from tunesmith.objectives import ObjectiveSettings
+from tunesmith.objectives.classification import ClassificationSettings
 from tunesmith.settings import Settings, build, read_yaml, with_override
 from tunesmith.training.settings import TrainSettings
 
+LANGUAGE_BASE = "starter/scribe"
+"""The base of an objective that writes texts, where the recipe names none."""
 NAME_RULE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """A run's name is a folder's: lower case, so that it is one name on every disk."""
 
@@ -27,10 +31,18 @@ class EvaluateSettings(Settings):
     """What the tuned model is compared with."""
 
     against: tuple[Literal["majority", "tfidf", "base"], ...] = ("majority", "tfidf", "base")
-    """majority: always the commonest label. tfidf: TF-IDF with logistic regression. base: nearest class mean of the untuned base's vectors
-    (of up to 100 training rows a label)."""
+    """base: the untuned base. For labels also majority: always the commonest label. tfidf: TF-IDF with logistic regression. and the
+    base is the nearest class mean of its vectors (of up to 100 training rows a label). A language model is measured against its base alone."""
     target_accuracy: float | None = Field(0.95, gt=0, lt=1)
     """Fit on validation the confidence from which answers are this often right, so that the model may abstain below it. null: no threshold."""
+    most_rows: int = Field(300, ge=2)
+    """Rows that a language model is measured on, drawn by the seed where there are more: each is answered and compared with its reference."""
+    max_new_tokens: int = Field(128, ge=1)
+    """Most tokens of an answer while measuring."""
+    general: str | None = "starter/desk"
+    """Plain documents of another kind, a file or starter/NAME, on which a language model's forgetting is measured. null: not measured."""
+    general_rows: int = Field(100, ge=2)
+    """How many of them."""
     resamples: int = Field(2000, ge=100, le=100_000)
     """Bootstrap resamples behind each interval."""
     seed: int = Field(0, ge=0)
@@ -61,7 +73,8 @@ class Recipe(Settings):
     """The run's name. Empty: the recipe's file name."""
     data: DataSettings
     model: ModelSettings = ModelSettings()
-    objective: ObjectiveSettings = ObjectiveSettings()
+    objective: ObjectiveSettings = ClassificationSettings()
+    """Absent: what suits the rows (labels: classification; dialogues, prompts with completions: sft; plain texts: pretraining)."""
     method: MethodSettings = FullSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
@@ -79,6 +92,15 @@ class Recipe(Settings):
     @classmethod
     def _short(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _kind_by_its_keys(cls, value: Any) -> Any:
+        """Settings without a kind are those of the first objective that has all of them."""
+        if not isinstance(value, dict) or "kind" in value:
+            return value
+        fits = [name for name in objectives.NAMES if value.keys() <= type(objectives.settings(name)).model_fields.keys()]
+        return {"kind": fits[0] if fits else objectives.NAMES[0], **value}
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -115,16 +137,28 @@ def _placed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def resolve(recipe: Recipe, stem: str) -> Recipe:
-    """Fill in the name, the starters' files, and what suits the method."""
+    """Fill in the name, the starters' files, the objective that suits the rows, and what suits the method."""
     data = recipe.data
     sides = {side: getattr(data, side) for side in preparation.SIDES}
     found = {side: str(starters.data_file(value)) for side, value in sides.items() if isinstance(value, str) and value.startswith(starters.PREFIX)}
+    data = data.model_copy(update=found)
+    objective = recipe.objective if "objective" in recipe.model_fields_set else objectives.settings(objectives.for_rows(layouts.infer(data)))
+    taken = objectives.get(objective.kind).ROWS
+    if data.rows is None:
+        kind = taken[0] if len(taken) == 1 else layouts.infer(data)
+        data = data.model_copy(update={"rows": kind if kind in taken else taken[0]})
+    writes = "labelled" not in taken
+    model = recipe.model
+    if writes and "base" not in model.model_fields_set:
+        model = model.model_copy(update={"base": LANGUAGE_BASE})
     method = methods.get(recipe.method.kind)
     train = recipe.train
-    auto = {"epochs": method.epochs} if train.epochs == "auto" else {}
-    rate = {"learning_rate": method.learning_rate} if train.learning_rate == "auto" else {}
+    # A method that writes no text (features) has no defaults for it; adapting says so in its own words.
+    epochs, rate = (getattr(method, "text_" + name, getattr(method, name)) if writes else getattr(method, name) for name in ("epochs", "learning_rate"))
+    auto = ({"epochs": epochs} if train.epochs == "auto" else {}) | ({"learning_rate": rate} if train.learning_rate == "auto" else {})
     name = recipe.name or re.sub(r"[^a-z0-9._-]", "-", stem.lower()).strip("-._")[:64] or "run"
-    return recipe.model_copy(update={"name": name, "data": data.model_copy(update=found), "train": train.model_copy(update=auto | rate)})
+    update = {"name": name, "data": data, "model": model, "objective": objective, "train": train.model_copy(update=auto)}
+    return recipe.model_copy(update=update)
 
 
 def dump(recipe: Recipe) -> dict[str, Any]:

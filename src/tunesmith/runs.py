@@ -161,7 +161,7 @@ class Run:
 
     def _record(self, entry: dict[str, Any]) -> None:
         stages = [s for s in self.state["stages"] if s["name"] != entry["name"]]
-        order = ("prepare", "train", "evaluate", "report")
+        order = ("prepare", "begin", "train", "evaluate", "report")
         self.save(stages=sorted([*stages, entry], key=lambda s: order.index(s["name"])))
 
 

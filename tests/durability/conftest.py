@@ -29,6 +29,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "full": {"method": "full", "train": {"epochs": 2, "learning_rate": 2e-3}},
     "lora": {"method": {"kind": "lora", "dropout": 0.1}, "train": {"epochs": 2, "learning_rate": 1e-2}},
     "freeze": {"method": {"kind": "freeze", "layers": 1}, "train": {"epochs": 2, "learning_rate": 2e-3}},
+    "bottleneck": {"method": {"kind": "bottleneck", "width": 8}, "train": {"epochs": 2, "learning_rate": 5e-3}},
+    "prefix": {"method": {"kind": "prefix", "tokens": 4}, "train": {"epochs": 2, "learning_rate": 1e-2}},
     "features": {"method": "features", "train": {"epochs": 3, "learning_rate": 2e-3}},
     "several": {"method": "features", "train": {"epochs": 3, "learning_rate": 2e-3}, "data": {"multi_label": True}},
 }

@@ -27,6 +27,8 @@ PLACES = [
     pytest.param("full", "train", "backward", 0.08),  # before the first checkpoint, in the middle of a step
     ("full", "train", "backward", 0.55),
     ("lora", "train", "backward", 0.9),
+    ("bottleneck", "train", "backward", 0.6),
+    ("prefix", "train", "backward", 0.6),
     ("features", "train", "rename runs/colours/.staging-model", 1.0),  # trained, but the model has not its name yet
     ("full", "evaluate", "rename", 0.5),
 ]
@@ -193,7 +195,7 @@ def test_a_run_equals_a_run(bench: Any, kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["full", "lora", "features", "freeze"])
+@pytest.mark.parametrize("kind", ["full", "lora", "features", "freeze", "bottleneck", "prefix"])
 def test_a_run_in_a_fresh_process_equals_a_run(bench: Any, kind: str) -> None:
     """With another seed for Python's hashes, which decides the order of sets of names."""
     for seed in ("1", "2"):

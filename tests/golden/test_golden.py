@@ -26,6 +26,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "lora": {"train__epochs": 2, "train__learning_rate": 5e-3},
     "features": {"train__epochs": 3, "train__learning_rate": 2e-3},
     "freeze": {"train__epochs": 2, "train__learning_rate": 2e-3},
+    "bottleneck": {"train__epochs": 2, "train__learning_rate": 5e-3},
+    "prefix": {"train__epochs": 2, "train__learning_rate": 1e-2},
 }
 
 
@@ -62,7 +64,7 @@ def test_a_recipe_still_learns_as_it_did(recipe_file: Path, tmp_path: Path, meth
 
 
 @pytest.mark.parametrize("change", [{"train__learning_rate": 1.01}, {"objective": {"kind": "classification", "label_smoothing": 0.01}}], ids=["rate", "loss"])
-@pytest.mark.parametrize("method", ["full", "lora", "features"])
+@pytest.mark.parametrize("method", ["full", "lora", "features", "bottleneck", "prefix"])
 def test_a_mistake_would_show(recipe_file: Path, tmp_path: Path, method: str, change: dict[str, Any]) -> None:
     """A learning rate off by one in a hundred, or a loss with a hundredth of smoothing: the comparison fails."""
     changes = dict(change)

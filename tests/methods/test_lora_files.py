@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from tunesmith import methods
-from tunesmith.methods import Head
 from tunesmith.methods.lora import LoraSettings
 from tunesmith.models import catalog
+from tunesmith.models.load import Head
 
 
 def test_lists_in_the_adapter_config_are_sorted(tiny_base: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors import safe_open
 import tunesmith
 
 
-@pytest.mark.parametrize("method", ["features", "freeze", "full", "lora"])
+@pytest.mark.parametrize("method", ["bottleneck", "features", "freeze", "full", "lora", "prefix"])
 def test_bf16_follows_fp32(recipe_file: Path, tiny_base: Path, tmp_path: Path, method: str) -> None:
     """Step by step within bf16's rounding, and no number of the saved model is rounded to it."""
     settings = {"train__epochs": 1, "train__learning_rate": 1e-3, "train__log_every": 1, "evaluate__against": ["majority"]}

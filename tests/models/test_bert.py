@@ -15,11 +15,12 @@ from tunesmith.methods.full import FullSettings
 from tunesmith.methods.lora import LoraSettings
 from tunesmith.models import catalog
 from tunesmith.models.dropout import dropout
+from tunesmith.models.load import Head
 from tunesmith.tokens import encode, tokenizer
 from tunesmith.tokens.examples import Targets, TokenExamples
 
 TEXTS = ["a red apple", "the sky is blue and so is the sea on a clear day", "leaf", "some moss near the old house"]
-HEAD = methods.Head(["x", "y", "z"], False, dropout=0.0)
+HEAD = Head(["x", "y", "z"], False, dropout=0.0)
 
 
 def batch_of(base: catalog.Base) -> Any:

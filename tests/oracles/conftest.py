@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tunesmith import methods
-from tunesmith.methods import Head
 from tunesmith.models import catalog
+from tunesmith.models.load import Head
 from tunesmith.objectives.classification import Classification, ClassificationSettings
 from tunesmith.recipe import Recipe
 from tunesmith.tokens import encode, tokenizer

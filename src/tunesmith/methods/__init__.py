@@ -4,6 +4,7 @@ A method is a module with:
 
     Settings            its settings, with `kind` fixed to its name
     learning_rate, epochs   defaults that suit it, used where the recipe says `auto`
+    text_learning_rate, text_epochs     the same for language models; `features` has none, for it takes none
     adapt(base, head, settings) -> model        trainable parameters require grad, the others do not
     examples(model, examples, base) -> examples what the model takes: tokens as they are, or vectors from the cache
     save(model, base, folder)                   write `model/` in the format others read
@@ -18,10 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import Field
 
+from tunesmith.methods.bottleneck import BottleneckSettings
 from tunesmith.methods.features import FeaturesSettings
 from tunesmith.methods.freeze import FreezeSettings
 from tunesmith.methods.full import FullSettings
 from tunesmith.methods.lora import LoraSettings
+from tunesmith.methods.prefix import PrefixSettings
+from tunesmith.methods.qlora import QloraSettings
+from tunesmith.models.load import Head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,19 +35,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tunesmith.models.catalog import Base
-    from tunesmith.tokens.examples import Examples, TokenExamples
+    from tunesmith.tokens.examples import Examples
 
-MethodSettings = Annotated[FeaturesSettings | FreezeSettings | FullSettings | LoraSettings, Field(discriminator="kind")]
-NAMES = ("features", "freeze", "full", "lora")
-
-
-@dataclass(frozen=True)
-class Head:
-    """What the head must predict: label names in order, one or several a row, and the dropout before it (None: the base's)."""
-
-    labels: list[str]
-    multi_label: bool
-    dropout: float | None = None
+MethodSettings = Annotated[
+    BottleneckSettings | FeaturesSettings | FreezeSettings | FullSettings | LoraSettings | PrefixSettings | QloraSettings, Field(discriminator="kind")
+]
+NAMES = ("bottleneck", "features", "freeze", "full", "lora", "prefix", "qlora")
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,18 @@ class Method(Protocol):
 
     learning_rate: float
     epochs: int
+    text_learning_rate: float
+    text_epochs: int
 
     def adapt(self, base: Base, head: Head, settings: Any) -> nn.Module: ...
-    def examples(self, model: nn.Module, examples: TokenExamples, base: Base, progress: Callable[[int, int], None]) -> Examples: ...
+    def examples(self, model: nn.Module, examples: Any, base: Base, progress: Callable[[int, int], None]) -> Examples: ...
     def save(self, model: nn.Module, base: Base, folder: Path) -> None: ...
     def load(self, saved: Saved) -> nn.Module: ...
+
+
+def places(settings: Any) -> int:
+    """Places of the base's limit that a method takes for itself, so that texts have the rest: what it puts before each row."""
+    return int(getattr(settings, "tokens", 0))
 
 
 def get(name: str) -> Method:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from tunesmith.methods import Head, Saved
+    from tunesmith.methods import Saved
     from tunesmith.models.catalog import Base
+    from tunesmith.models.load import Head
     from tunesmith.tokens.examples import Examples, TokenExamples
 
 
@@ -41,8 +42,12 @@ epochs = 20
 
 def adapt(base: Base, head: Head, settings: FeaturesSettings) -> nn.Module:
     """A head on vectors of the base's width; the base itself is not part of the model."""
+    from tunesmith.errors import UserError
     from tunesmith.models.heads import LinearHead
 
+    if head.labels is None:
+        what = "method `features` trains a head on one vector a text, and a language model needs a state a token"
+        raise UserError(what, "recipe, `method`", "use freeze with layers: 1, or lora")
     return LinearHead(base.hidden_size, len(head.labels), settings.dropout, settings.pooling)
 
 

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from tunesmith.methods import Head
     from tunesmith.models.catalog import Base
+    from tunesmith.models.load import Head
     from tunesmith.tokens.examples import Examples, TokenExamples
 
-__all__ = ["FreezeSettings", "adapt", "epochs", "examples", "learning_rate", "load", "save"]
+__all__ = ["FreezeSettings", "adapt", "epochs", "examples", "learning_rate", "load", "save", "text_epochs", "text_learning_rate"]
 
 
 class FreezeSettings(Settings):
@@ -34,12 +34,16 @@ class FreezeSettings(Settings):
     kind: Literal["freeze"] = "freeze"
     layers: int = Field(2, ge=0)
     """How many of the last layers learn; 0 leaves the head (and a pooler) alone."""
+    embeddings: bool = False
+    """Whether a language model's word table and output layer learn too; nothing below is cached then."""
     cache: bool = True
     """Compute the states below the first learning layer once and keep them on disk while training (1.5 kB a token of a small base)."""
 
 
 learning_rate = 3e-4
 epochs = 6
+text_learning_rate = 2e-4
+text_epochs = 3
 
 
 def adapt(base: Base, head: Head, settings: FreezeSettings) -> nn.Module:
@@ -52,15 +56,21 @@ def adapt(base: Base, head: Head, settings: FreezeSettings) -> nn.Module:
     from tunesmith.models import layers
     from tunesmith.models import load as models
 
-    model: Any = models.classifier(base, head.labels, head.multi_label, head.dropout)
+    model: Any = models.adapted(base, head)
     stack = layers.stack(model)
     if settings.layers > len(stack):
         raise UserError(f"`method.layers={settings.layers}`, but {base.name} has {len(stack)} layers", "recipe", f"use at most {len(stack)}")
     model.requires_grad_(False)
-    for one in (*stack[len(stack) - settings.layers :], *layers.after(model)):
+    after = layers.after(model)
+    if head.labels is None:
+        # The output layer is often the word table itself, on which every state rests: it stays as it is unless asked for.
+        tables = [model.get_input_embeddings(), model.get_output_embeddings()]
+        after = [one for one in after if one not in tables] + (tables if settings.embeddings else [])
+    for one in (*stack[len(stack) - settings.layers :], *after):
         one.requires_grad_(True)
-    model.frozen_below = len(stack) - settings.layers
-    model.cache_states = settings.cache
+    tables_learn = head.labels is None and settings.embeddings
+    model.frozen_below = 0 if tables_learn else len(stack) - settings.layers
+    model.cache_states = settings.cache and not tables_learn
     return model  # type: ignore[no-any-return]  # transformers' classes behind Any
 
 

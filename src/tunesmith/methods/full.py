@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from tunesmith.methods import Head, Saved
+    from tunesmith.methods import Saved
     from tunesmith.models.catalog import Base
+    from tunesmith.models.load import Head
     from tunesmith.tokens.examples import Examples, TokenExamples
 
 
@@ -30,13 +31,15 @@ class FullSettings(Settings):
 
 learning_rate = 2e-4
 epochs = 5
+text_learning_rate = 1e-4
+text_epochs = 3
 
 
 def adapt(base: Base, head: Head, settings: FullSettings) -> nn.Module:
-    """The base with a classification head; every parameter requires grad."""
+    """The base with its head; every parameter requires grad."""
     from tunesmith.models import load as models
 
-    return models.classifier(base, head.labels, head.multi_label, head.dropout)
+    return models.adapted(base, head)
 
 
 def examples(model: nn.Module, examples: TokenExamples, base: Base, progress: Callable[[int, int], None]) -> Examples:
@@ -59,4 +62,4 @@ def load(saved: Saved) -> nn.Module:
     """The saved model in eval mode."""
     from tunesmith.models import load as models
 
-    return models.saved_classifier(saved.folder)
+    return models.saved(saved.folder, saved.head)

@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from tunesmith.methods import Head, Saved
+    from tunesmith.methods import Saved
     from tunesmith.models.catalog import Base
+    from tunesmith.models.load import Head
     from tunesmith.tokens.examples import Examples, TokenExamples
 
 
-class LoraSettings(Settings):
-    """Low-rank adapters beside the base's linear layers."""
+class LowRankSettings(Settings):
+    """What adapters of every low-rank kind set."""
 
-    kind: Literal["lora"] = "lora"
+    kind: str
     rank: int = Field(8, ge=1, le=1024)
     """Width of the thin matrices (r)."""
     alpha: float = Field(16, gt=0)
@@ -45,8 +46,16 @@ class LoraSettings(Settings):
     """Learn magnitude and direction apart (DoRA)."""
 
 
+class LoraSettings(LowRankSettings):
+    """Low-rank adapters beside the base's linear layers."""
+
+    kind: Literal["lora"] = "lora"
+
+
 learning_rate = 1e-3
 epochs = 6
+text_learning_rate = 5e-4
+text_epochs = 3
 
 
 def adapt(base: Base, head: Head, settings: LoraSettings) -> nn.Module:
@@ -55,15 +64,25 @@ def adapt(base: Base, head: Head, settings: LoraSettings) -> nn.Module:
     Raises:
         UserError: none of the target names is a layer of the base.
     """
+    from tunesmith.models import load as models
+
+    return wrapped(models.adapted(base, head), base, head, settings)
+
+
+def wrapped(model: nn.Module, base: Base, head: Head, settings: LowRankSettings) -> nn.Module:
+    """A model with PEFT's adapters in it, as `adapt` says.
+
+    Raises:
+        UserError: none of the target names is a layer of the base.
+    """
+    import torch
     from peft import LoraConfig, TaskType, get_peft_model
 
     from tunesmith.errors import UserError, some
-    from tunesmith.models import load as models
 
-    model = models.classifier(base, head.labels, head.multi_label, head.dropout)
     targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
     config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=TaskType.CAUSAL_LM if head.labels is None else TaskType.SEQ_CLS,
         r=settings.rank,
         lora_alpha=settings.alpha,
         target_modules=targets,
@@ -75,8 +94,6 @@ def adapt(base: Base, head: Head, settings: LoraSettings) -> nn.Module:
         adapted: nn.Module = get_peft_model(model, config)
         return adapted
     except ValueError as error:
-        import torch
-
         names = sorted({name.rsplit(".", 1)[-1] for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)})
         raise UserError(f"`method.targets={targets}` matches no layer of {base.name}", "recipe", f"its linear layers are {some(names)}") from error
 
@@ -108,7 +125,7 @@ def load(saved: Saved) -> nn.Module:
 
     from tunesmith.models import load as models
 
-    model = models.classifier(saved.base(), saved.head.labels, saved.head.multi_label, None)
+    model = models.adapted(saved.base(), saved.head)
     with models.quiet():
         adapted = PeftModel.from_pretrained(model, saved.folder, is_trainable=False, local_files_only=True)
         merged: nn.Module = adapted.merge_and_unload()

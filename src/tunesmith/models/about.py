@@ -16,11 +16,20 @@ CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True)
+class Writing:
+    """How a language model's texts are written: the chat template ("": as they are), the special tokens it names, and the ids that end an answer."""
+
+    template: str
+    tokens: dict[str, str]
+    ends: list[int]
+
+
+@dataclass(frozen=True)
 class About:
     """Facts of a saved model.
 
-    Attributes: objective and method by name; base and base_sha256 (of `catalog.Base`); labels in order; multi_label; max_tokens and
-    truncation as in training.
+    Attributes: objective and method by name; base and base_sha256 (of `catalog.Base`); labels in order (none for a language model);
+    multi_label; max_tokens and truncation as in training; writing (None for a classifier).
     """
 
     objective: str
@@ -31,6 +40,7 @@ class About:
     multi_label: bool
     max_tokens: int
     truncation: Truncation
+    writing: Writing | None = None
 
 
 def write(about: About, folder: Path) -> None:
@@ -47,7 +57,9 @@ def read(folder: Path) -> About:
     if not (folder / NAME).exists():
         raise UserError("no trained model here", str(folder), "run the recipe to its end first: tunesmith run RECIPE")
     try:
-        return About(**read_json(folder / NAME))
+        facts = read_json(folder / NAME)
+        writing = facts.pop("writing", None)
+        return About(**facts, writing=Writing(**writing) if writing else None)
     except TypeError as error:
         raise UserError(f"{NAME} was written by another version ({error})", str(folder), "train again with this version") from error
 

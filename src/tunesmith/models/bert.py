@@ -23,9 +23,12 @@ from torch.nn import functional as F
 
 from tunesmith.models.dropout import dropout
 from tunesmith.models.heads import Output
+from tunesmith.models.linear import linear, linears
 
 KINDS = ("bert",)
 """`model_type` of the configs this file knows."""
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""Keys and values of one layer that stand before each row, (B, H, P, K)."""
 
 
 def accelerate(model: nn.Module) -> bool:
@@ -58,19 +61,27 @@ def _classify(
     token_type_ids: torch.Tensor | None = None,
     states: torch.Tensor | None = None,
     inputs_embeds: torch.Tensor | None = None,
+    past_key_values: Any = None,
     **unused: Any,
 ) -> Output:
-    """As transformers' forward; or from `states` (B, L, D), what the layers below `self.frozen_below` give."""
-    assert inputs_embeds is None, "the faster forward starts from tokens"
+    """As transformers' forward; or from `states` (B, L, D), what the layers below `self.frozen_below` give.
+
+    PEFT's prompt tuning gives `inputs_embeds`, word vectors with soft ones before them; its prefix tuning gives `past_key_values`, keys and
+    values that stand before each row in every layer. Both come with an `attention_mask` over all P + L places.
+    """
     frozen = getattr(self, "frozen_below", 0)
+    pairs = None if past_key_values is None else [(layer.keys, layer.values) for layer in past_key_values.layers]
+    first = 0 if pairs is None else pairs[0][0].shape[2]
     if states is None:
-        assert input_ids is not None
+        words = input_ids if inputs_embeds is None else inputs_embeds
+        assert words is not None
         if frozen:
-            states = below(self.bert, frozen, input_ids, attention_mask, token_type_ids)
+            states = below(self.bert, frozen, words, attention_mask, token_type_ids)
         else:
-            states = embed(self.bert.embeddings, input_ids, token_type_ids)
-    states = states.to(self.bert.pooler.dense.weight.dtype)  # cached states are fp32, whatever the model computes in
-    first_BD = layers(self.bert.encoder.layer[frozen:], states, padding_bias(attention_mask, states.dtype), first_only=True)[:, 0]
+            states = embed(self.bert.embeddings, words, token_type_ids, first)
+    states = states.to(self.bert.embeddings.LayerNorm.weight.dtype)  # cached states are fp32, whatever the model computes in
+    bias_B11L = padding_bias(attention_mask, states.dtype)
+    first_BD = layers(self.bert.encoder.layer[frozen:], states, bias_B11L, first_only=True, pairs=pairs)[:, 0]
     pooled_BD = linear(self.bert.pooler.dense, first_BD).tanh()
     return Output(linear(self.classifier, dropout(pooled_BD, self.dropout.p, self.training)))
 
@@ -107,9 +118,7 @@ def hidden(
     return layers(bert.encoder.layer[:most], hidden_BLD, padding_bias(attention_mask, hidden_BLD.dtype))
 
 
-def below(
-    bert: Any, count: int, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, token_type_ids: torch.Tensor | None = None
-) -> torch.Tensor:
+def below(bert: Any, count: int, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, token_type_ids: torch.Tensor | None = None) -> torch.Tensor:
     """States after the first `count` layers, which do not learn: without dropout and without gradient, whatever the mode."""
     training = bert.training
     bert.eval()
@@ -119,12 +128,13 @@ def below(
     return states_BLD
 
 
-def embed(embeddings: Any, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None) -> torch.Tensor:
-    """Words + positions + types, normalised: hidden_BLD."""
-    places_LD = embeddings.position_embeddings.weight[: input_ids.shape[1]]
+def embed(embeddings: Any, words: torch.Tensor, token_type_ids: torch.Tensor | None, first: int = 0) -> torch.Tensor:
+    """Words (ids, or vectors in their place) + positions from `first` on + types, normalised: hidden_BLD."""
+    places_LD = embeddings.position_embeddings.weight[first : first + words.shape[1]]
     types = embeddings.token_type_embeddings
     types_D = types.weight[0] if token_type_ids is None else types(token_type_ids)
-    whole_BLD = embeddings.word_embeddings(input_ids) + (places_LD + types_D)
+    words_BLD = words if words.is_floating_point() else embeddings.word_embeddings(words)
+    whole_BLD = words_BLD + (places_LD + types_D)
     return dropout(embeddings.LayerNorm(whole_BLD), embeddings.dropout.p, embeddings.training)
 
 
@@ -135,17 +145,17 @@ def padding_bias(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> tor
     return (attention_mask == 0)[:, None, None, :].to(dtype) * torch.finfo(dtype).min
 
 
-def layers(stack: Any, hidden_BLD: torch.Tensor, bias_B11L: torch.Tensor | None, first_only: bool = False) -> torch.Tensor:
-    """Run a list of `BertLayer`s."""
+def layers(stack: Any, hidden_BLD: torch.Tensor, bias_B11L: torch.Tensor | None, first_only: bool = False, pairs: list[Pair] | None = None) -> torch.Tensor:
+    """Run a list of `BertLayer`s; `pairs` are each layer's keys and values that stand before the rows."""
     for index, layer in enumerate(stack):
-        hidden_BLD = _layer(layer, hidden_BLD, bias_B11L, first_only and index == len(stack) - 1)
+        hidden_BLD = _layer(layer, hidden_BLD, bias_B11L, first_only and index == len(stack) - 1, None if pairs is None else pairs[index])
     return hidden_BLD
 
 
-def _layer(layer: Any, hidden_BLD: torch.Tensor, bias_B11L: torch.Tensor | None, first_only: bool) -> torch.Tensor:
+def _layer(layer: Any, hidden_BLD: torch.Tensor, bias_B11L: torch.Tensor | None, first_only: bool, pair: Pair | None) -> torch.Tensor:
     attention, output = layer.attention, layer.output
     read_BLD = hidden_BLD[:, :1] if first_only else hidden_BLD  # the tokens that ask
-    context_BLD = _attend(attention.self, hidden_BLD, read_BLD, bias_B11L)
+    context_BLD = _attend(attention.self, hidden_BLD, read_BLD, bias_B11L, pair)
     added_BLD = dropout(linear(attention.output.dense, context_BLD), attention.output.dropout.p, layer.training) + read_BLD
     middle_BLD = attention.output.LayerNorm(added_BLD)
     wide_BLF = F.gelu(linear(layer.intermediate.dense, middle_BLD))
@@ -154,7 +164,7 @@ def _layer(layer: Any, hidden_BLD: torch.Tensor, bias_B11L: torch.Tensor | None,
     return normed_BLD
 
 
-def _attend(attention: Any, hidden_BLD: torch.Tensor, read_BLD: torch.Tensor, bias_B11L: torch.Tensor | None) -> torch.Tensor:
+def _attend(attention: Any, hidden_BLD: torch.Tensor, read_BLD: torch.Tensor, bias_B11L: torch.Tensor | None, pair: Pair | None = None) -> torch.Tensor:
     B, L, D = hidden_BLD.shape
     H, K = attention.num_attention_heads, attention.attention_head_size
     if read_BLD.shape[1] == L:
@@ -163,6 +173,8 @@ def _attend(attention: Any, hidden_BLD: torch.Tensor, read_BLD: torch.Tensor, bi
         query_BLD = linear(attention.query, read_BLD)
         key_BLD, value_BLD = linears([attention.key, attention.value], hidden_BLD)
     query_BHLK, key_BHLK, value_BHLK = (one.view(B, -1, H, K).transpose(1, 2) for one in (query_BLD, key_BLD, value_BLD))
+    if pair is not None:
+        key_BHLK, value_BHLK = (torch.cat([one.to(own.dtype), own], 2) for one, own in zip(pair, (key_BHLK, value_BHLK), strict=True))
     p = attention.dropout.p if attention.training else 0.0
     if p == 0.0:
         context_BHLK = F.scaled_dot_product_attention(query_BHLK, key_BHLK, value_BHLK, attn_mask=bias_B11L)
@@ -173,69 +185,3 @@ def _attend(attention: Any, hidden_BLD: torch.Tensor, read_BLD: torch.Tensor, bi
             scores_BHLL = scores_BHLL + bias_B11L
         context_BHLK = dropout(scores_BHLL.softmax(-1), p, True) @ value_BHLK
     return context_BHLK.transpose(1, 2).reshape(B, -1, D)
-
-
-def linear(module: Any, x: torch.Tensor) -> torch.Tensor:
-    """What the module gives for x; LoRA layers of the plain kind without PEFT's detours."""
-    return linears([module], x)[0]
-
-
-def linears(modules: list[Any], x: torch.Tensor) -> list[torch.Tensor]:
-    """Several linear layers of one input as one product, LoRA included: a list of their outputs."""
-    if all(type(module) is nn.Linear for module in modules):
-        if len(modules) == 1:
-            return [F.linear(x, modules[0].weight, modules[0].bias)]
-        weight, bias = torch.cat([module.weight for module in modules]), torch.cat([module.bias for module in modules])
-        return list(torch.split(F.linear(x, weight, bias), [module.out_features for module in modules], -1))
-    lows = [_plain_lora(module) for module in modules]
-    plain = [low for low in lows if low is not None]
-    if len(plain) < len(modules):
-        return [linear(module, x) for module in modules] if len(modules) > 1 else [modules[0](x)]
-    bases = [module.base_layer for module in modules]
-    thin = [tensor for A, B, _ in plain for tensor in (A, B)]
-    whole: torch.Tensor = _LowRank.apply(x, bases, [scale for _, _, scale in plain], *thin)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return list(torch.split(whole, [base.out_features for base in bases], -1))
-
-
-class _LowRank(torch.autograd.Function):
-    """Frozen linear layers with LoRA on one input, as a single product with the merged weight.
-
-    y = x (W + s B A)^T + b. Merging costs rank x weights, whatever the number of tokens; only the gradients of A and B need thin products:
-    dA = s (dy B)^T x and dB = s dy^T (x A^T), while dx = dy (W + s B A). Hu et al. 2021, equation 3, differentiated by hand.
-    """
-
-    @staticmethod
-    def forward(context: Any, x: torch.Tensor, bases: list[Any], scales: list[float], *thin: torch.Tensor) -> torch.Tensor:
-        weight = torch.cat([base.weight for base in bases])
-        bias = None if bases[0].bias is None else torch.cat([base.bias for base in bases])
-        start = 0
-        for base, scale, A, B in zip(bases, scales, thin[::2], thin[1::2], strict=True):
-            weight[start : start + base.out_features].addmm_(B, A, alpha=scale)
-            start += base.out_features
-        context.save_for_backward(x, weight, *thin)
-        context.scales, context.widths = scales, [base.out_features for base in bases]
-        return F.linear(x, weight, bias)
-
-    @staticmethod
-    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, *thin = context.saved_tensors
-        flat_x = x.reshape(-1, x.shape[-1])
-        flat_y = gradients[0].reshape(flat_x.shape[0], -1)
-        out: list[torch.Tensor | None] = [(flat_y @ weight).view_as(x) if context.needs_input_grad[0] else None, None, None]
-        narrow = torch.split(flat_x @ torch.cat(thin[::2]).T, [len(A) for A in thin[::2]], -1)
-        for part, dy, scale, B in zip(narrow, torch.split(flat_y, context.widths, -1), context.scales, thin[1::2], strict=True):
-            out += [((dy @ B).T @ flat_x).mul_(scale), (dy.T @ part).mul_(scale)]
-        return tuple(out)
-
-
-def _plain_lora(module: Any) -> tuple[torch.Tensor, torch.Tensor, float] | None:
-    """(A, B, scale) of a PEFT LoRA layer on a frozen linear one, with one active adapter and nothing else to it; None for all other modules."""
-    active = getattr(module, "active_adapters", None)
-    if not active or len(active) != 1 or not hasattr(module, "lora_A") or active[0] not in module.lora_A:
-        return None
-    name = active[0]
-    odd = module.merged or module.disable_adapters or module.use_dora.get(name) or not isinstance(module.lora_dropout[name], nn.Identity)
-    learns = type(module.base_layer) is not nn.Linear or any(one.requires_grad for one in module.base_layer.parameters())
-    if odd or learns or module.lora_A[name].bias is not None or module.lora_B[name].bias is not None:
-        return None
-    return module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name])

@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 from tunesmith import starters
 from tunesmith.errors import UserError, nearest, some
 from tunesmith.files import read_json, sha256_file, sha256_json
+from tunesmith.models import scratch
+from tunesmith.models.scratch import ScratchSettings
 from tunesmith.settings import Settings
 from tunesmith.tokens.encode import Truncation
 
@@ -26,6 +28,8 @@ class ModelSettings(Settings):
     """What is kept of a longer text: head, tail, head_tail, or windows (all of it, in overlapping windows whose logits are averaged)."""
     dropout: float | None = Field(None, ge=0, lt=1)
     """Dropout while training, everywhere in the base. null: the base's own."""
+    scratch: ScratchSettings | None = None
+    """Begin with a new model of this size, with random weights and a tokenizer trained on the rows, in place of a base. null: no."""
 
     @model_validator(mode="before")
     @classmethod
@@ -62,6 +66,8 @@ def resolve(settings: ModelSettings) -> Base:
     Raises:
         UserError: it is not there, has no safetensors weights, asks for code of its own, or its hash is wrong.
     """
+    if settings.scratch is not None:
+        return made(settings.scratch)
     name = settings.base
     if name.startswith(starters.PREFIX):
         folder = starters.base_folder(name)
@@ -79,7 +85,6 @@ def resolve(settings: ModelSettings) -> Base:
     if not any(folder.glob("*.safetensors")):
         what = "no .safetensors weights (other formats can run code when loaded)"
         raise UserError(what, str(folder), "convert them with save_pretrained, which writes safetensors")
-    hashes = {path.name: sha256_file(path) for pattern in IDENTITY_FILES for path in sorted(folder.glob(pattern))}
     limits = [config.get(key) for key in ("max_position_embeddings", "n_positions")]
     if config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
         limits = [limit - 2 for limit in limits if limit]  # positions start behind the padding index there
@@ -87,7 +92,7 @@ def resolve(settings: ModelSettings) -> Base:
     base = Base(
         name,
         folder,
-        sha256_json(hashes),
+        _identity(folder),
         config,
         min([limit for limit in limits if limit] or [512]),
         int(config.get("hidden_size") or config.get("dim") or config.get("n_embd") or 0),
@@ -101,6 +106,17 @@ def resolve(settings: ModelSettings) -> Base:
             f"set it to at most {base.max_tokens}, or model.truncation: windows to read longer texts",
         )
     return base
+
+
+def made(settings: ScratchSettings, folder: Path | None = None) -> Base:
+    """A model from scratch as a base: before its folder is made, known by its settings alone."""
+    if folder is None or not (folder / "config.json").exists():
+        return Base("scratch", folder or Path(), scratch.identity(settings), {}, settings.max_tokens, settings.width)
+    return Base("scratch", folder, _identity(folder), read_json(folder / "config.json"), settings.max_tokens, settings.width)
+
+
+def _identity(folder: Path) -> str:
+    return sha256_json({path.name: sha256_file(path) for pattern in IDENTITY_FILES for path in sorted(folder.glob(pattern))})
 
 
 def _from_hub(name: str) -> Path:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith.files import as_user_error, locked, sha256_bytes, sha256_json, staged_file, sweep_staging
+from tunesmith.files import as_user_error, cache, locked, sha256_bytes, sha256_json, staged_file, sweep_staging
 from tunesmith.models.catalog import Base
 from tunesmith.tokens import batches
 from tunesmith.tokens.examples import TokenExamples
@@ -50,9 +50,8 @@ class Vectors:
 
 
 def cache_folder() -> Path:
-    """Where cached vectors lie: $TUNESMITH_CACHE, else the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("TUNESMITH_CACHE") or Path(home) / "tunesmith") / "features"
+    """Where cached vectors lie."""
+    return cache() / "features"
 
 
 def vectors(base: Base, examples: TokenExamples, pooling: Pooling = "mean", progress: Callable[[int, int], None] = lambda done, of: None) -> Vectors:

@@ -17,10 +17,11 @@ from torch import nn
 
 from tunesmith.errors import UserError
 from tunesmith.files import as_user_error
-from tunesmith.models import bert
+from tunesmith.models import bert, llama
 from tunesmith.models.features import BATCH_TOKENS, cache_folder
 from tunesmith.tokens import batches
 from tunesmith.tokens.examples import Batch, Examples, TokenExamples
+from tunesmith.tokens.text import TextExamples
 
 
 def stack(model: nn.Module) -> list[nn.Module]:
@@ -76,11 +77,11 @@ class StateExamples:
         return self.source.fingerprint()
 
 
-def cached(model: Any, examples: TokenExamples, progress: Callable[[int, int], None]) -> Examples:
+def cached(model: Any, examples: TokenExamples | TextExamples, progress: Callable[[int, int], None]) -> Examples:
     """Compute the states below `model.frozen_below` for every token, once.
 
     Args:
-        model: a classifier that can start from states (see `models/bert.py`); with another one the tokens come back as they are.
+        model: one that can start from states (see `models/bert.py`, `models/llama.py`); with another one the tokens come back as they are.
         examples: rows of tokens.
         progress: called with (rows done, rows).
 
@@ -90,16 +91,11 @@ def cached(model: Any, examples: TokenExamples, progress: Callable[[int, int], N
     Raises:
         UserError: no space for them.
     """
+    if isinstance(examples, TextExamples):
+        return _cached_text(model, examples, progress) if hasattr(model, "fast_states") else examples
     if model.config.model_type not in bert.KINDS:
         return examples
-    width = model.config.hidden_size
-    folder = cache_folder().parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            states_TD = np.memmap(file, np.float32, "w+", shape=(len(examples.tokens.ids_T), width))
-    except OSError as error:
-        raise as_user_error(error, folder) from error
+    states_TD = _room(len(examples.tokens.ids_T), model.config.hidden_size)
     done = 0
     for rows in batches.in_order(examples.lengths_N, 512, BATCH_TOKENS):
         batch = examples.batch(rows)
@@ -109,3 +105,52 @@ def cached(model: Any, examples: TokenExamples, progress: Callable[[int, int], N
         done += len(rows)
         progress(done, len(examples))
     return StateExamples(examples, states_TD)
+
+
+def _room(tokens: int, width: int) -> npt.NDArray[np.float32]:
+    """states_TD in a file without a name."""
+    folder = cache_folder().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return np.memmap(file, np.float32, "w+", shape=(tokens, width))
+    except OSError as error:
+        raise as_user_error(error, folder) from error
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """Sequences with their states: states_TD, memory-mapped, one row a place of `source`."""
+
+    source: TextExamples
+    states_TD: npt.NDArray[np.float32]
+    packed = True
+
+    @property
+    def lengths_N(self) -> npt.NDArray[np.int64]:
+        return self.source.lengths_N
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, rows_B: npt.NDArray[np.int64]) -> Batch:
+        batch = self.source.batch(rows_B)
+        batch.inputs["states"] = torch.from_numpy(self.states_TD[self.source.places(rows_B)])
+        return batch
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+
+def _cached_text(model: Any, examples: TextExamples, progress: Callable[[int, int], None]) -> Examples:
+    states_TD = _room(int(examples.lengths_N.sum()), model.config.hidden_size)
+    training = model.training
+    model.eval()
+    done = 0
+    for rows in batches.in_order(examples.lengths_N, 512, BATCH_TOKENS, packed=True):
+        inputs = examples.batch(rows).inputs
+        states_TD[examples.places(rows)] = llama.below(model, inputs["ids"], inputs["lengths"].tolist()).numpy()
+        done += len(rows)
+        progress(done, len(examples))
+    model.train(training)
+    return TextStates(examples, states_TD)

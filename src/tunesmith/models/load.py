@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt", "chat_template.jinja")
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a model must give: label names in order (None: the next token of a text), one or several a row, and dropout (None: the base's)."""
+
+    labels: list[str] | None
+    multi_label: bool = False
+    dropout: float | None = None
 
 
 @contextmanager
@@ -51,6 +61,57 @@ def encoder(base: Base) -> nn.Module:
     return model
 
 
+def adapted(base: Base, head: Head) -> nn.Module:
+    """The base as a classifier, or as a language model where the head has no labels, in fp32."""
+    if head.labels is None:
+        return language_model(base, head.dropout)
+    return classifier(base, head.labels, head.multi_label, head.dropout)
+
+
+def saved(folder: Path, head: Head) -> nn.Module:
+    """What `save_pretrained` wrote of `adapted`, in eval mode."""
+    if head.labels is not None:
+        return saved_classifier(folder)
+    from transformers import AutoModelForCausalLM
+
+    from tunesmith.models import llama
+
+    model: nn.Module = _load(AutoModelForCausalLM, folder)
+    llama.accelerate(model)
+    model.eval()
+    return model
+
+
+def language_model(base: Base, dropout: float | None = None) -> nn.Module:
+    """The base with its own output layer over the vocabulary; random weights, drawn from torch's global generator, where the base has none yet.
+
+    Raises:
+        UserError: transformers has no causal language model of this kind.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tunesmith.models import llama
+
+    extra = {name: dropout for name in _DROPOUTS if dropout is not None and name in base.config}
+    if any(base.folder.glob("*.safetensors")):
+        model: Any = _load(AutoModelForCausalLM, base.folder, **extra)
+    else:
+        with quiet():
+            library: Any = AutoModelForCausalLM  # partly typed
+            config = AutoConfig.from_pretrained(base.folder, local_files_only=True, **extra)
+            model = library.from_config(config, attn_implementation="sdpa")
+    llama.accelerate(model)
+    made: nn.Module = model
+    return made
+
+
+_DROPOUTS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout", "classifier_dropout"),
+    *("attn_pdrop", "resid_pdrop", "embd_pdrop"),
+)
+"""What the configs of transformers' models call it."""
+
+
 def classifier(base: Base, labels: list[str], multi_label: bool, dropout: float | None) -> nn.Module:
     """The base with transformers' own classification head, which draws its first weights from torch's global generator.
 
@@ -72,8 +133,7 @@ def classifier(base: Base, labels: list[str], multi_label: bool, dropout: float 
 
     extra: dict[str, Any] = {}
     if dropout is not None:
-        known = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout", "classifier_dropout")
-        extra = {name: dropout for name in known if name in base.config}
+        extra = {name: dropout for name in _DROPOUTS if name in base.config}
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
     kind = "multi_label_classification" if multi_label else "single_label_classification"
     model: Any = _load(AutoModelForSequenceClassification, base.folder, num_labels=len(labels), problem_type=kind, **names, **extra)

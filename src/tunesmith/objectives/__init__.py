@@ -1,23 +1,35 @@
 """What is learnt. One file an objective; this registry is the only other place that knows its name.
 
-The loop asks an objective for a loss in sums, so that accumulation, packing and unequal batches stay exact, and for numbers to show.
+An objective's module has its Settings, ROWS (the kinds of rows it takes) and make(settings, base, data) -> Objective. The loop asks the
+objective for a loss in sums, so that accumulation, packing and unequal batches stay exact, and for numbers to show.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+from pydantic import Field, TypeAdapter
 
 from tunesmith.objectives.classification import ClassificationSettings
+from tunesmith.objectives.pretraining import PretrainingSettings
+from tunesmith.objectives.sft import SftSettings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import nn
 
-    from tunesmith.tokens.examples import Batch
+    from tunesmith.models.about import Writing
+    from tunesmith.models.catalog import Base
+    from tunesmith.models.load import Head
+    from tunesmith.tokens.examples import Batch, Examples
+    from tunesmith.tokens.reader import Reader
 
-ObjectiveSettings = ClassificationSettings
-"""Becomes a union over `kind` with the second objective."""
+ObjectiveSettings = Annotated[ClassificationSettings | SftSettings | PretrainingSettings, Field(discriminator="kind")]
+NAMES = ("classification", "sft", "pretraining")
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,17 @@ class Loss:
 
 
 class Objective(Protocol):
-    """What the loop needs to know of an objective."""
+    """What the loop and the training stage need to know of an objective."""
+
+    @property
+    def writing(self) -> Writing | None:
+        """How a language model's texts are written; None where it writes none."""
+
+    def head(self, dropout: float | None) -> Head:
+        """What the model must give."""
+
+    def examples(self, path: Path, reader: Reader) -> Examples:
+        """The rows of a prepared file as examples."""
 
     def units(self, batch: Batch) -> float:
         """How much the batch counts (weighted rows, learnt tokens), known before the model is run."""
@@ -45,3 +67,29 @@ class Objective(Protocol):
 
     def score(self, figures: dict[str, float]) -> tuple[float, ...]:
         """Figures -> what decides which step is kept: the larger in order of the tuple's members."""
+
+
+class Module(Protocol):
+    """What an objective's module offers; see the top of this file."""
+
+    ROWS: tuple[str, ...]
+
+    def make(self, settings: Any, base: Base, data: Path) -> Objective: ...
+
+
+def get(name: str) -> Module:
+    """The objective's module of a name in `NAMES`."""
+    assert name in NAMES
+    module: Any = import_module(f"tunesmith.objectives.{name}")
+    return module  # type: ignore[no-any-return]  # a module is the protocol's instance
+
+
+def for_rows(kind: str) -> str:
+    """The objective that takes a kind of rows."""
+    return next(name for name in NAMES if kind in get(name).ROWS)
+
+
+def settings(name: str) -> ObjectiveSettings:
+    """An objective's settings as they are by default."""
+    made: ObjectiveSettings = TypeAdapter(ObjectiveSettings).validate_python({"kind": name})
+    return made

@@ -12,6 +12,7 @@ Shapes: N rows, B rows of a batch, S sequences (windows) of a batch, C labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from tunesmith.objectives import Loss
-    from tunesmith.tokens.examples import Batch, Targets
+    from tunesmith.models.catalog import Base
+    from tunesmith.models.load import Head
+    from tunesmith.objectives import Loss, Objective
+    from tunesmith.tokens.examples import Batch, Examples, Targets
+    from tunesmith.tokens.reader import Reader
 
 MOST_POSITIVE_WEIGHT = 100.0
+ROWS = ("labelled",)
 
 
 class ClassificationSettings(Settings):
@@ -37,6 +42,16 @@ class ClassificationSettings(Settings):
     """balanced: rare labels count more in the loss, each label the same in all."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """This share of the target is spread over all labels."""
+
+
+def make(settings: ClassificationSettings, base: Base, data: Path) -> Objective:
+    """The objective for prepared rows: label names and their counts are read from the folder `data`."""
+    from tunesmith.data import rows
+    from tunesmith.files import read_json
+
+    names = read_json(data / "labels.json")
+    train_labels = rows.label_lists(rows.read(data / "train.parquet")) if settings.class_weights == "balanced" else ()
+    return Classification(names["labels"], names["multi_label"], settings, train_labels)
 
 
 class Classification:
@@ -66,6 +81,24 @@ class Classification:
             n = len(train_labels)
             weights_C = np.minimum((n - counts_C) / seen, MOST_POSITIVE_WEIGHT) if multi_label else n / ((counts_C > 0).sum() * seen)
             self._weights_C = torch.tensor(weights_C, dtype=torch.float32)
+
+    writing = None
+
+    def head(self, dropout: float | None) -> Head:
+        """One score a label."""
+        from tunesmith.models.load import Head
+
+        return Head(self.labels, self.multi_label, dropout)
+
+    def examples(self, path: Path, reader: Reader) -> Examples:
+        """Texts as tokens, labels as numbers."""
+        from tunesmith.data import rows
+        from tunesmith.tokens import encode
+        from tunesmith.tokens.examples import TokenExamples
+
+        table = rows.read(path)
+        tokens = encode.encode(reader.tokenizer, rows.strings(table, "text"), rows.strings(table, "text_pair"), reader.limit, reader.truncation)
+        return TokenExamples(tokens, self.targets(rows.label_lists(table), table.column("weight").to_pylist()), reader.tokenizer.pad_id)
 
     def targets(self, labels: Sequence[Sequence[str]], weights: Sequence[float] | None = None) -> Targets:
         """Label names of N rows as tensors: int64 (N,), or float32 (N, C) when a row has any number."""

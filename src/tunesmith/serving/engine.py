@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith import methods
+from tunesmith.errors import UserError
 from tunesmith.files import read_json
-from tunesmith.methods import Head, Saved
+from tunesmith.methods import Saved
 from tunesmith.models import about as abouts
+from tunesmith.models.load import Head
 from tunesmith.tokens import batches, encode, tokenizer
 from tunesmith.tokens.examples import Targets, TokenExamples
 
@@ -123,9 +125,11 @@ def load(folder: Path, device: str = "cpu") -> Classifier:
         device: cpu or cuda.
 
     Raises:
-        UserError: no model there, or its base is gone or changed.
+        UserError: no model there, a language model, or its base is gone or changed.
     """
     about = abouts.read(folder)
+    if about.writing is not None:
+        raise UserError(f"this model writes texts ({about.objective}), it gives no labels", str(folder), "use tunesmith predict or tunesmith chat")
     head = Head(about.labels, about.multi_label)
     model = methods.get(about.method).load(Saved(folder, head, lambda: abouts.base_of(about)))
     model.to(device)

@@ -1,4 +1,4 @@
-"""`tunesmith predict`: texts or a file in, the same rows with answers out."""
+"""`tunesmith predict`: texts or a file in, the same rows with answers out: labels of a classifier, texts of a language model."""
 
 from __future__ import annotations
 
@@ -6,50 +6,84 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import UserError, nearest, some
 from tunesmith.files import read_json, write_bytes
-from tunesmith.serving import engine
+from tunesmith.models import about as abouts
+from tunesmith.models.decode import Sampling
+from tunesmith.serving import answering, engine, generation
+from tunesmith.serving.answering import check_text
+from tunesmith.tokens.chat import Message
 
+Progress = Callable[[int, int], None]
 ADDED = ("predicted", "probability", "sure")
 
 
-def predict_texts(run: Path, texts: Sequence[str], output: Path | None, device: str) -> None:
-    """One line a text: label, probability and the text, tab-separated on a terminal, JSON lines in a file or pipe.
+def predict_texts(run: Path, texts: Sequence[str], output: Path | None, device: str, sampling: dict[str, Any], progress: Progress | None = None) -> None:
+    """Answers in order: on a terminal as they are read best (label, probability and text, tab-separated; or the text written), else JSON lines.
+
+    Args:
+        run: a run's folder.
+        texts: what is asked.
+        output: a file, or None for stdout.
+        device: cpu or cuda.
+        sampling: fields of `Sampling` that the user gave.
+        progress: called with (texts done, of) while a language model writes.
 
     Raises:
-        UserError: a blank or broken text, a model of pairs, or a device that is not there.
+        UserError: a blank or broken text, a model of pairs, sampling for a classifier, or a device that is not there.
     """
-    _check_device(device)
+    check_device(device)
     for number, text in enumerate(texts, 1):
-        _check_text(text, "a text", f"text {number}")
-    if pair := read_json_recipe(run).get("text_pair"):
-        raise UserError(f"this model reads pairs of texts, with the second in column `{pair}`", "command line", "give a file with both columns: --input FILE")
-    answers = engine.load(run / "model", device).predict(texts)
-    if output is None and sys.stdout.isatty():
-        for text, answer in zip(texts, answers, strict=True):
-            print(f"{answer.label}\t{answer.probability:.3f}\t{text}")
-        return
-    lines = [{"text": text, **_columns(answer)} for text, answer in zip(texts, answers, strict=True)]
+        check_text(text, "a text", f"text {number}")
+    on_terminal = output is None and sys.stdout.isatty()
+    if _writes(run, sampling):
+        answers = _answers(run, [answering.question(text) for text in texts], device, sampling, progress)
+        if on_terminal:
+            print("\n\n".join(answer.text for answer in answers))
+            return
+        lines = [{"prompt": text, "answer": answer.text, "ended": answer.ended} for text, answer in zip(texts, answers, strict=True)]
+    else:
+        if pair := read_json_recipe(run).get("text_pair"):
+            what = f"this model reads pairs of texts, with the second in column `{pair}`"
+            raise UserError(what, "command line", "give a file with both columns: --input FILE")
+        labelled = engine.load(run / "model", device).predict(texts)
+        if on_terminal:
+            for text, one in zip(texts, labelled, strict=True):
+                print(f"{one.label}\t{one.probability:.3f}\t{text}")
+            return
+        lines = [{"text": text, **_columns(one)} for text, one in zip(texts, labelled, strict=True)]
     _out("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), output)
 
 
-def predict_file(run: Path, input: Path, output: Path | None, column: str | None, device: str) -> None:
-    """The rows of a file with the columns `ADDED`, in the file's own format (Parquet becomes JSON lines).
+def predict_file(
+    run: Path, input: Path, output: Path | None, column: str | None, device: str, sampling: dict[str, Any], progress: Progress | None = None
+) -> None:
+    """The rows of a file with columns added, in the file's own format (Parquet becomes JSON lines).
+
+    Args:
+        input: the file; it is only read.
+        column: what holds the text; None takes the training data's.
+        run, output, device, sampling, progress: as `predict_texts`.
 
     Raises:
-        UserError: unreadable rows, a missing text column, columns that would be overwritten, or a device that is not there.
+        UserError: unreadable rows, a missing text column, columns that would be overwritten, or what `predict_texts` raises.
     """
     from tunesmith.data import sources
 
-    _check_device(device)
+    check_device(device)
     records = sources.read(input)
     if records.bad:
         raise records.bad[0].error()
     settings = read_json_recipe(run)
+    if _writes(run, sampling):
+        written = _answers(run, answering.asked(records, settings, column), device, sampling, progress)
+        table = [{**record, "answer": one.text, "ended": one.ended} for (_, record), one in zip(records.records, written, strict=True)]
+        _out(_written(table, [*records.columns, *answering.ADDED], input.suffix.lower(), records.delimiter), output)
+        return
     column = column or settings.get("text") or next((name for name in records.columns if name.lower() == "text"), None)
     if column is None or column not in records.columns:
         what = f"no column `{column}`{nearest(column or 'text', records.columns)}"
@@ -63,12 +97,30 @@ def predict_file(run: Path, input: Path, output: Path | None, column: str | None
         raise UserError(f"column `{clash[0]}` is there already", f"{records.source}:1", "rename it, so that nothing is overwritten")
     for line, record in records.records:
         for name in (column, pair) if pair else (column,):
-            _check_text(record.get(name), f"column `{name}`", f"{records.source}:{line}")
+            check_text(record.get(name), f"column `{name}`", f"{records.source}:{line}")
     texts = [record[column] for _, record in records.records]
     pairs = [record.get(pair) for _, record in records.records] if pair else None
     answers = engine.load(run / "model", device).predict(texts, pairs)
     table = [{**record, **_columns(answer)} for (_, record), answer in zip(records.records, answers, strict=True)]
     _out(_written(table, [*records.columns, *_columns(answers[0])], input.suffix.lower(), records.delimiter), output)
+
+
+def _writes(run: Path, sampling: dict[str, Any]) -> bool:
+    """Whether the run's model writes texts; a UserError where sampling is asked of one that does not."""
+    writes = abouts.read(run / "model").writing is not None
+    if sampling and not writes:
+        option = "--" + next(iter(sampling)).replace("_", "-")
+        raise UserError(f"`{option}` is for models that write texts; this one gives labels", "command line", f"leave {option} out")
+    return writes
+
+
+def _answers(run: Path, dialogues: Sequence[Sequence[Message]], device: str, sampling: dict[str, Any], progress: Progress | None) -> list[generation.Answer]:
+    chosen = Sampling(**sampling)
+    writer = generation.load(run / "model", device)
+    answers = writer.answer(dialogues, chosen, progress)
+    if said := answering.left_out(answers, writer.limit):
+        print(f"note: {said}", file=sys.stderr)
+    return answers
 
 
 def _columns(answer: engine.Prediction) -> dict[str, Any]:
@@ -77,16 +129,8 @@ def _columns(answer: engine.Prediction) -> dict[str, Any]:
     return {"predicted": answer.label, "probability": round(answer.probability, 6), **sure}
 
 
-def _check_text(value: Any, holder: str, where: str) -> None:
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{holder} holds no text", where, "fill it in or leave it out")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{holder} holds a broken character", where, "give it as UTF-8") from None
-
-
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raise a UserError where a device is not there."""
     if device == "cpu":
         return
     import torch
@@ -110,7 +154,7 @@ def _written(table: list[dict[str, Any]], columns: list[str], suffix: str, delim
         out = io.StringIO(newline="")
         writer = csv.DictWriter(out, columns, delimiter=delimiter, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(table)
+        writer.writerows({key: ("no", "yes")[value] if isinstance(value, bool) else value for key, value in row.items()} for row in table)
         return out.getvalue()
     return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table)
 

@@ -6,19 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tunesmith import recipe as recipes
 from tunesmith.data import prepare as preparation
 from tunesmith.data import rows
 from tunesmith.files import read_json
+from tunesmith.models import catalog
 from tunesmith.models.catalog import Base
 from tunesmith.recipe import Recipe
 from tunesmith.runs import Run
 
 if TYPE_CHECKING:
     from tunesmith.models.about import About
-    from tunesmith.tokens.encode import Tokens
     from tunesmith.tokens.examples import TokenExamples
-    from tunesmith.tokens.tokenizer import Tokenizer
+    from tunesmith.tokens.reader import Reader
 
 FORMAT = 1
 """Raised when the meaning of a stage's outputs changes, so that old ones are not reused."""
@@ -30,9 +32,15 @@ class Context:
 
     run: Run
     recipe: Recipe
-    base: Base
+    found: Base
     files: dict[str, str]
     stopping: Callable[[], int | None]
+
+    @property
+    def base(self) -> Base:
+        """The base, or what stage `begin` made in its place."""
+        size = self.recipe.model.scratch
+        return self.found if size is None else catalog.made(size, self.run.folder / "base")
 
     def tables(self) -> dict[str, Any]:
         """The prepared rows by side."""
@@ -59,26 +67,23 @@ def content(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
-def reader(base: Base, recipe: Recipe) -> tuple[Tokenizer, int]:
-    """The base's tokenizer and the most tokens read of a text."""
+def reader(base: Base, recipe: Recipe) -> Reader:
+    """How the base reads texts under this recipe."""
+    from tunesmith.models.features import cache_folder
     from tunesmith.tokens import tokenizer
+    from tunesmith.tokens.reader import Reader
 
-    return tokenizer.load(base.folder), recipe.model.max_tokens or base.max_tokens
-
-
-def encode(tokenizer: Tokenizer, table: Any, recipe: Recipe, limit: int) -> Tokens:
-    """A table's texts as tokens."""
-    from tunesmith.tokens import encode
-
-    return encode.encode(tokenizer, rows.strings(table, "text"), rows.strings(table, "text_pair"), limit, recipe.model.truncation)
+    return Reader(tokenizer.load(base.folder), recipe.model.max_tokens or base.max_tokens, recipe.model.truncation, cache_folder().parent)
 
 
 def unlabelled(context: Context, table: Any) -> TokenExamples:
     """A table's texts as examples without targets."""
+    from tunesmith.tokens import encode
     from tunesmith.tokens.examples import Targets, TokenExamples
 
-    tokenizer, limit = reader(context.base, context.recipe)
-    return TokenExamples(encode(tokenizer, table, context.recipe, limit), Targets(None), tokenizer.pad_id)
+    read = reader(context.base, context.recipe)
+    tokens = encode.encode(read.tokenizer, rows.strings(table, "text"), rows.strings(table, "text_pair"), read.limit, read.truncation)
+    return TokenExamples(tokens, Targets(None), read.tokenizer.pad_id)
 
 
 def label_array(table: Any, about: About) -> Any:
@@ -93,3 +98,14 @@ def label_array(table: Any, about: About) -> Any:
     for row, one in enumerate(lists):
         out_NC[row, [index[name] for name in one]] = True
     return out_NC
+
+
+def plain(value: Any) -> Any:
+    """NumPy numbers and arrays as JSON has them; a number that is not finite becomes null."""
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
+        return [plain(one) for one in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

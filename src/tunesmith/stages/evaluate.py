@@ -9,8 +9,9 @@ import numpy as np
 
 from tunesmith.data import rows
 from tunesmith.files import sha256_json, staged_folder, write_json
+from tunesmith.models import about as abouts
 from tunesmith.runs import Run
-from tunesmith.stages import FORMAT, Context, content, label_array, unlabelled
+from tunesmith.stages import FORMAT, Context, content, evaluate_text, label_array, plain, unlabelled
 
 if TYPE_CHECKING:
     from tunesmith.serving.engine import Classifier
@@ -34,13 +35,16 @@ def _work(context: Context) -> None:
     from tunesmith.serving import engine
 
     run, recipe = context.run, context.recipe
-    tables = context.tables()
-    split = next((side for side in ("test", "valid") if side in tables), None)
+    split = next((side for side in ("test", "valid") if (run.folder / "data" / f"{side}.parquet").exists()), None)
     if split is None:
         run.emit({"kind": "warning", "text": "no test and no validation rows: nothing was measured"})
         return
     if split == "valid":
         run.emit({"kind": "warning", "text": "no test rows: measured on the validation rows that also chose the step, so the figures flatter"})
+    if abouts.read(run.folder / "model").writing is not None:
+        evaluate_text.measure(context, split)
+        return
+    tables = context.tables()
     classifier = engine.load(run.folder / "model")
     about = classifier.about
     texts = {side: _texts(tables[side]) for side in ("train", split)}
@@ -135,14 +139,3 @@ def _logits(context: Context, classifier: Classifier, table: Any) -> Any:
 def _texts(table: Any) -> list[str]:
     pairs = rows.strings(table, "text_pair")
     return [text if pair is None else f"{text} {pair}" for text, pair in zip(rows.strings(table, "text"), pairs, strict=True)]
-
-
-def plain(value: Any) -> Any:
-    """NumPy numbers and arrays as JSON has them; a number that is not finite becomes null."""
-    if isinstance(value, dict):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
-        return [plain(one) for one in value]
-    if isinstance(value, (np.generic, np.ndarray)):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -42,4 +42,4 @@ def _work(context: Context) -> None:
 def _measured(context: Context) -> list[dict[str, Any]]:
     tables = context.tables()
     table = tables.get("test", tables.get("valid"))
-    return [] if table is None else table.select(["id", "text"]).to_pylist()
+    return [] if table is None or "labels" not in table.schema.names else table.select(["id", "text"]).to_pylist()

@@ -8,13 +8,15 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.data import rows
+from tunesmith.errors import UserError
 from tunesmith.files import link_or_copy, sha256_json, staged_folder, write_json
 from tunesmith.runs import Run
-from tunesmith.stages import FORMAT, Context, content, encode, label_array, reader
+from tunesmith.stages import FORMAT, Context, content, label_array, reader
 
 if TYPE_CHECKING:
+    from tunesmith.objectives import Objective
     from tunesmith.recipe import Recipe
-    from tunesmith.tokens.encode import Tokens
+    from tunesmith.tokens.examples import Examples
     from tunesmith.training.device import Machine
 
 RESUMABLE = ("epochs", "learning_rate", "patience")
@@ -38,11 +40,18 @@ def _seeds(recipe: Recipe) -> list[int]:
 
 
 def _work(context: Context, belongs: str) -> dict[str, Any]:
+    from tunesmith import objectives
+
     run, recipe = context.run, context.recipe
-    tables = context.tables()
-    tokenizer, limit = reader(context.base, recipe)
-    encoded: dict[str, Tokens] = {side: encode(tokenizer, tables[side], recipe, limit) for side in ("train", "valid") if side in tables}
-    report = token_report(encoded["train"], recipe, limit)
+    data = run.folder / "data"
+    objective = objectives.get(recipe.objective.kind).make(recipe.objective, context.base, data)
+    sides = [side for side in ("train", "valid") if (data / f"{side}.parquet").exists()]
+    given = {side: objective.examples(data / f"{side}.parquet", reader(context.base, recipe)) for side in sides}
+    for side, examples in given.items():
+        if not len(examples):
+            what = f"no {side} row has anything to learn within {reader(context.base, recipe).limit} tokens"
+            raise UserError(what, "recipe, `model.max_tokens`", "raise it, shorten the rows, or set model.truncation: tail")
+    report = token_report(given["train"], reader(context.base, recipe).limit)
     run.emit({"kind": "warning" if report["cut_rows"] else "note", "text": report["said"]})
     machine = _machine(context)
     seeds = _seeds(recipe)
@@ -51,7 +60,7 @@ def _work(context: Context, belongs: str) -> dict[str, Any]:
         if len(seeds) > 1:
             run.emit({"kind": "note", "text": f"seed {seed} ({number + 1} of {len(seeds)})"})
         folder = run.folder / "model" if len(seeds) == 1 else run.folder / "seeds" / f"seed-{seed}"
-        trained.append(_one(context, belongs, seed, tables, encoded, machine, folder, number == 0))
+        trained.append(_one(context, belongs, seed, objective, given, machine, folder, number == 0))
     best = max(trained, key=lambda one: one["score"])
     if len(seeds) > 1:
         link_or_copy(run.folder / "seeds" / f"seed-{best['seed']}", run.folder / "model")
@@ -61,30 +70,31 @@ def _work(context: Context, belongs: str) -> dict[str, Any]:
 
 
 def _one(
-    context: Context, belongs: str, seed: int, tables: dict[str, Any], encoded: dict[str, Tokens], machine: Machine, folder: Path, first: bool
+    context: Context,
+    belongs: str,
+    seed: int,
+    objective: Objective,
+    given: dict[str, Examples],
+    machine: Machine,
+    folder: Path,
+    first: bool,
 ) -> dict[str, Any]:
     """Train with one seed and write its model; only the first seed's steps are told as the run's curve."""
     import torch
 
     from tunesmith import methods
     from tunesmith.models import about as abouts
-    from tunesmith.models import vocabulary
-    from tunesmith.objectives.classification import Classification
-    from tunesmith.tokens.examples import TokenExamples
+    from tunesmith.models import llama, vocabulary
     from tunesmith.training import loop
 
     run, recipe, base = context.run, context.recipe, context.base
-    labels, multi_label = context.labels()
     settings = recipe.train.model_copy(update={"seed": seed})
-    objective = Classification(labels, multi_label, recipe.objective, rows.label_lists(tables["train"]))
-    tokenizer, limit = reader(base, recipe)
     torch.manual_seed(seed)
     method = methods.get(recipe.method.kind)
-    model = method.adapt(base, methods.Head(labels, multi_label, recipe.model.dropout), recipe.method)
-    examples = {}
-    for side, tokens in encoded.items():
-        targets = objective.targets(rows.label_lists(tables[side]), tables[side].column("weight").to_pylist())
-        examples[side] = method.examples(model, TokenExamples(tokens, targets, tokenizer.pad_id), base, context.progress("embed"))
+    head = objective.head(recipe.model.dropout)
+    model = method.adapt(base, head, recipe.method)
+    llama.configure(model, settings.noise, settings.recompute, settings.compile)
+    examples = {side: method.examples(model, one, base, context.progress("embed")) for side, one in given.items()}
     fingerprints = [one.fingerprint() for one in examples.values()]
     table, used = vocabulary.compact(model, list(examples.values()))
     # Seeded anew: what adapting and embedding drew depends on a warm or cold cache, and must not decide dropout.
@@ -103,12 +113,23 @@ def _one(
     )
     vocabulary.restore(model, table, outcome.decay)
     model.to("cpu")
-    about = abouts.About("classification", recipe.method.kind, base.name, base.sha256, labels, multi_label, limit, recipe.model.truncation)
+    limit = reader(base, recipe).limit
+    about = abouts.About(
+        recipe.objective.kind,
+        recipe.method.kind,
+        base.name,
+        base.sha256,
+        head.labels or [],
+        head.multi_label,
+        limit,
+        recipe.model.truncation,
+        objective.writing,
+    )
     with staged_folder(folder) as staging:
         method.save(model, base, staging)
         abouts.write(about, staging)
-        if "valid" in tables:
-            write_json(staging / abouts.CALIBRATION, _calibrate(context, staging, tables["valid"]))
+        if "valid" in given and head.labels is not None:
+            write_json(staging / abouts.CALIBRATION, _calibrate(context, staging, context.tables()["valid"]))
     state = outcome.state
     return {
         "steps": state.step,
@@ -164,21 +185,40 @@ def _spread(figures: list[dict[str, float]]) -> dict[str, Any]:
     return {name: {"mean": mean(one[name] for one in figures), "spread": stdev(one[name] for one in figures)} for name in names}
 
 
-def token_report(tokens: Tokens, recipe: Recipe, limit: int) -> dict[str, Any]:
+def token_report(examples: Examples, limit: int) -> dict[str, Any]:
     """How long the training texts are in tokens, what the limit cuts, and what to do about it."""
     import numpy as np
 
-    p50, p95, most = (int(np.percentile(tokens.lengths_N, q)) for q in (50, 95, 100))
-    windows = len(tokens.offsets_Q) - len(tokens.rows_N)
-    report: dict[str, Any] = {"limit": limit, "p50": p50, "p95": p95, "most": most, "cut_rows": tokens.cut_rows, "cut_tokens": tokens.cut_tokens}
-    if tokens.cut_rows:
-        share = 100 * tokens.cut_rows / max(1, len(tokens))
-        report["said"] = (
-            f"{tokens.cut_rows} of {len(tokens)} training texts ({share:.1f} %) are longer than the limit of {limit} tokens and lose "
-            f"{tokens.cut_tokens} tokens. To read all of them set model.truncation: windows; to keep other parts, tail or head_tail."
-        )
-    elif windows:
-        report["said"] = f"Texts longer than {limit} tokens are read in overlapping windows, {windows} more than there are texts; nothing is cut."
+    from tunesmith.tokens.text import TextExamples
+
+    p50, p95, most = (int(np.percentile(examples.lengths_N, q)) for q in (50, 95, 100))
+    report: dict[str, Any] = {"limit": limit, "p50": p50, "p95": p95, "most": most, "cut_rows": 0, "cut_tokens": 0}
+    if isinstance(examples, TextExamples):
+        losses = examples.losses
+        report |= {"cut_rows": losses.cut_rows, "cut_tokens": losses.cut_tokens, "left_out": losses.left_out}
+        report |= {"sequences": len(examples), "tokens": int(examples.lengths_N.sum()), "learnt": int(examples.learnt_N.sum())}
     else:
-        report["said"] = f"Training texts have {p50} tokens at the median, {p95} at the 95th percentile, {most} at most; the limit of {limit} cuts none."
+        tokens: Any = getattr(examples, "tokens")  # noqa: B009  # the other kind of examples a training begins with
+        report |= {"cut_rows": tokens.cut_rows, "cut_tokens": tokens.cut_tokens, "windows": len(tokens.offsets_Q) - len(tokens.rows_N)}
+    report["said"] = _said(report, len(examples))
     return report
+
+
+def _said(report: dict[str, Any], rows: int) -> str:
+    limit, cut = report["limit"], report["cut_rows"]
+    learnt = f" {report['learnt']:,} of {report['tokens']:,} tokens are learnt." if "learnt" in report else ""
+    if cut and "learnt" in report:
+        out = f" {report['left_out']} of them have no learnt token left and are left out." if report["left_out"] else ""
+        return (
+            f"{cut} training rows are longer than the limit of {limit} tokens and lose {report['cut_tokens']} tokens at their "
+            f"ends.{out}{learnt} To keep their answers instead set model.truncation: tail."
+        )
+    if cut:
+        return (
+            f"{cut} of {rows} training texts ({100 * cut / max(1, rows):.1f} %) are longer than the limit of {limit} tokens and lose "
+            f"{report['cut_tokens']} tokens. To read all of them set model.truncation: windows; to keep other parts, tail or head_tail."
+        )
+    if report.get("windows"):
+        return f"Texts longer than {limit} tokens are read in overlapping windows, {report['windows']} more than there are texts; nothing is cut."
+    lengths = f"Training texts have {report['p50']} tokens at the median, {report['p95']} at the 95th percentile, {report['most']} at most"
+    return f"{lengths}; the limit of {limit} cuts none.{learnt}"

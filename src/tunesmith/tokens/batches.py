@@ -14,7 +14,7 @@ BUCKET_BATCHES = 200
 
 
 def plan(
-    lengths_N: npt.NDArray[np.int64], batch_rows: int, batch_tokens: int | None, seed: int, epoch: int
+    lengths_N: npt.NDArray[np.int64], batch_rows: int, batch_tokens: int | None, seed: int, epoch: int, packed: bool = False
 ) -> list[npt.NDArray[np.int64]]:
     """Divide an epoch's rows into batches; every row is in exactly one.
 
@@ -22,6 +22,7 @@ def plan(
         lengths_N: tokens of each row.
         batch_rows: most rows of a batch.
         batch_tokens: most padded tokens of a batch, or None; a single longer row still gets a batch of its own.
+        packed: batches have no padding, so their tokens are the plain sum of their rows', and rows of any length share one.
         seed, epoch: decide the order, and nothing else does.
 
     Returns:
@@ -30,28 +31,35 @@ def plan(
     random = np.random.Generator(np.random.PCG64([seed, epoch]))
     order = random.permutation(len(lengths_N))
     run = batch_rows * BUCKET_BATCHES
+    if packed:  # nothing is gained by rows of like length, and a batch of them alone would be a biased sample
+        return _cut(order, lengths_N, batch_rows, batch_tokens, True)
     batches: list[npt.NDArray[np.int64]] = []
     for start in range(0, len(order), run):
         bucket = order[start : start + run]
         bucket = bucket[np.argsort(lengths_N[bucket], kind="stable")]
-        batches += _cut(bucket, lengths_N, batch_rows, batch_tokens)
+        batches += _cut(bucket, lengths_N, batch_rows, batch_tokens, False)
     return [batches[index] for index in random.permutation(len(batches))]
 
 
-def in_order(lengths_N: npt.NDArray[np.int64], batch_rows: int, batch_tokens: int | None) -> list[npt.NDArray[np.int64]]:
+def in_order(lengths_N: npt.NDArray[np.int64], batch_rows: int, batch_tokens: int | None, packed: bool = False) -> list[npt.NDArray[np.int64]]:
     """Batches for measuring and predicting: shortest rows first, no randomness."""
-    return _cut(np.argsort(lengths_N, kind="stable"), lengths_N, batch_rows, batch_tokens)
+    return _cut(np.argsort(lengths_N, kind="stable"), lengths_N, batch_rows, batch_tokens, packed)
 
 
 def _cut(
-    sorted_rows: npt.NDArray[np.int64], lengths_N: npt.NDArray[np.int64], batch_rows: int, batch_tokens: int | None
+    rows_in_order: npt.NDArray[np.int64], lengths_N: npt.NDArray[np.int64], batch_rows: int, batch_tokens: int | None, packed: bool
 ) -> list[npt.NDArray[np.int64]]:
     if batch_tokens is None:
-        return [sorted_rows[start : start + batch_rows] for start in range(0, len(sorted_rows), batch_rows)]
+        return [rows_in_order[start : start + batch_rows] for start in range(0, len(rows_in_order), batch_rows)]
     out, start = [], 0
-    for stop in range(1, len(sorted_rows) + 1):
-        # Sorted ascending, so the row that comes next would be the batch's longest: it sets the padded width.
-        if stop == len(sorted_rows) or stop - start >= batch_rows or (stop - start + 1) * lengths_N[sorted_rows[stop]] > batch_tokens:
-            out.append(sorted_rows[start:stop])
-            start = stop
+    lengths = lengths_N[rows_in_order].tolist()
+    held = lengths[0] if lengths else 0
+    for stop in range(1, len(rows_in_order) + 1):
+        # Where padding counts they are sorted ascending, so the row that comes next would be the batch's longest: it sets the padded width.
+        after = 0 if stop == len(lengths) else held + lengths[stop] if packed else (stop - start + 1) * lengths[stop]
+        if stop == len(lengths) or stop - start >= batch_rows or after > batch_tokens:
+            out.append(rows_in_order[start:stop])
+            start, held = stop, 0
+        if stop < len(lengths):
+            held += lengths[stop]
     return out

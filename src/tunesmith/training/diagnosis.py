@@ -23,6 +23,12 @@ HIGH_LOSS = 0.5
 """Training loss still above this share of a blind guess's at the end: little was learnt."""
 GAP = 0.08
 """Training accuracy this far above validation accuracy: the rest is to be gained from data."""
+FEW_ROWS = 50
+"""Fewer dialogues or documents than this are few."""
+SHORT_ANSWER = 4.0
+"""Learnt tokens a row below which an answer is a label rather than a text."""
+UNEVEN = 0.25
+"""Half of the late training steps further than this share of the middle loss from it."""
 STILL_FALLING = 0.02
 """Validation loss that fell by this share in the last measurement is still falling."""
 
@@ -54,7 +60,7 @@ def sections(events: Sequence[Mapping[str, Any]], kept_step: int, findings: Sequ
     """The report's section on learning: the diagnosis, then loss and accuracy of train and validation over steps."""
     series = curves(events)
     blocks: list[Block] = [Words(f"{one.text} {one.remedy}".strip(), one.tone) for one in findings]
-    for figure, label in (("loss", "loss (nats)"), ("accuracy", "accuracy"), ("micro_f1", "micro F1")):
+    for figure, label in (("loss", "loss (nats)"), ("accuracy", "accuracy"), ("micro_f1", "micro F1"), ("token_accuracy", "next tokens guessed")):
         lines = [Series({"train": "training", "valid": "validation"}[side], s["step"], s[figure]) for side, s in series.items() if len(s.get(figure, [])) > 1]
         if lines:
             blocks.append(Lines(lines, "step", label, f"{label[0].upper()}{label[1:].removesuffix(' (nats)')} while training", [(kept_step, "kept")]))
@@ -85,10 +91,86 @@ def diagnose(events: Sequence[Mapping[str, Any]], kept_step: int, rows: int, cla
         *_unfinished(valid),
         *_too_little_data(rows, classes),
     ]
+    return _ranked(found, kept_step)
+
+
+def diagnose_text(events: Sequence[Mapping[str, Any]], kept_step: int, rows: int, tokens: Mapping[str, Any]) -> list[Finding]:
+    """Read the curves of a language model.
+
+    Args:
+        events, kept_step, rows: as for `diagnose`.
+        tokens: the token report of the training rows (`sequences`, `tokens`, `learnt`, `left_out`).
+
+    Returns:
+        Findings, gravest first; at least one.
+    """
+    series = curves(events)
+    train, valid = series["train"], series["valid"]
+    found = [
+        *_skipped(events),
+        *_spikes(train),
+        *_did_not_fall(train),
+        *_uneven(train),
+        *_overfitting(train, valid, kept_step),
+        *_unfinished(valid),
+        *_short_answers(tokens),
+        *_few_rows(rows),
+    ]
+    return _ranked(found, kept_step)
+
+
+def _ranked(found: list[Finding], kept_step: int) -> list[Finding]:
     if not any(one.tone in ("warn", "bad") for one in found):
         text = f"Training went steadily; the weights of step {kept_step} were kept."
         found.append(Finding("steady", text, "", "good"))
     return sorted(found, key=lambda one: ("bad", "warn", "good", "plain").index(one.tone))
+
+
+def _did_not_fall(train: Mapping[str, list[float]]) -> list[Finding]:
+    losses = train.get("loss", [])
+    if len(losses) < 6:
+        return []
+    quarter = max(2, len(losses) // 4)
+    first, last = sum(losses[:2]) / 2, sum(losses[-quarter:]) / quarter
+    if last < 0.98 * first:
+        return []
+    text = f"The training loss did not fall: {first:.2f} nats a token at the start, {last:.2f} over the last quarter."
+    remedy = "If it rose, try a third of train.learning_rate; if it stood still, raise it, or let more weights learn."
+    return [Finding("learning rate", text, remedy, "bad")]
+
+
+def _uneven(train: Mapping[str, list[float]]) -> list[Finding]:
+    losses = train.get("loss", [])
+    late = losses[len(losses) // 2 :]
+    if len(late) < 10:
+        return []
+    middle = sorted(late)[len(late) // 2]
+    spread = sorted(abs(one - middle) for one in late)[len(late) // 2]
+    if spread < UNEVEN * middle:
+        return []
+    text = f"The training loss stays uneven: half of the late steps lie more than {100 * spread / middle:.0f} % from their middle of {middle:.2f}."
+    remedy = "Rows may be wrong, or of very different kinds: read the ones with the largest loss, or make batches larger."
+    return [Finding("label noise", text, remedy, "warn")]
+
+
+def _short_answers(tokens: Mapping[str, Any]) -> list[Finding]:
+    learnt, sequences = tokens.get("learnt", 0), max(1, tokens.get("sequences", 1))
+    found = []
+    if learnt / sequences < SHORT_ANSWER:
+        text = f"The answers have {learnt / sequences:.1f} tokens on average, end mark included: there is little in them to learn from."
+        remedy = "If they are names of classes, objective: classification learns faster and can be measured better."
+        found.append(Finding("answers too short", text, remedy, "warn"))
+    if tokens.get("left_out"):
+        text = f"{counted(tokens['left_out'], 'row')} left out, because the limit of {tokens['limit']} tokens cut off all that was to be learnt."
+        found.append(Finding("answers cut away", text, "Raise model.max_tokens, or set model.truncation: tail.", "warn"))
+    return found
+
+
+def _few_rows(rows: int) -> list[Finding]:
+    if rows >= FEW_ROWS:
+        return []
+    text = f"Little data: {rows} training rows."
+    return [Finding("too little data", text, "Expect it to pick up a tone rather than facts; a few hundred rows change that.", "warn")]
 
 
 def _skipped(events: Sequence[Mapping[str, Any]]) -> list[Finding]:

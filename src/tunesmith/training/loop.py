@@ -124,11 +124,11 @@ def train(
         emit({"kind": "resumed", "step": state.step})
     else:
         emit({"kind": "began", "step": 0})  # what a run killed before its first checkpoint has told is void
-    plans = _Plans(examples.lengths_N, settings)
+    plans = _Plans(examples, settings)
     total = plans.steps()
     marks = _evaluation_steps(plans, settings)
     model.train()
-    loop = _Loop(model, objective, optimizer, settings, device, state, total, checkpoints, identity, emit)
+    loop = _Loop(model, objective, optimizer, settings, device, state, total, sum(plans.sizes), checkpoints, identity, emit)
     log_every = settings.log_every or max(1, total // LOG_POINTS)
     while not state.ended:
         if state.step >= total or (settings.patience is not None and state.without_gain >= settings.patience):
@@ -176,27 +176,28 @@ def train(
 class _Plans:
     """The batches of each epoch, the current one kept."""
 
-    def __init__(self, lengths_N: npt.NDArray[np.int64], settings: TrainSettings) -> None:
+    def __init__(self, examples: Examples, settings: TrainSettings) -> None:
         assert not isinstance(settings.epochs, str)
-        self._lengths_N, self._settings, self.epochs = lengths_N, settings, settings.epochs
+        self._lengths_N, self._settings, self._packed, self.epochs = examples.lengths_N, settings, packed(examples), settings.epochs
         self._epoch, self._plan = -1, list[npt.NDArray[np.int64]]()
         self.sizes = [len(self.of(epoch)) for epoch in range(self.epochs)]
 
     def of(self, epoch: int) -> list[npt.NDArray[np.int64]]:
         if epoch != self._epoch:
             s = self._settings
-            self._epoch, self._plan = epoch, batches.plan(self._lengths_N, s.batch_rows, s.batch_tokens, s.seed, epoch)
+            self._epoch, self._plan = epoch, batches.plan(self._lengths_N, s.batch_rows, s.batch_tokens, s.seed, epoch, self._packed)
         return self._plan
 
     def steps(self) -> int:
-        return sum(self.sizes)
+        return min(sum(self.sizes), self._settings.steps or sum(self.sizes))
 
 
 def _evaluation_steps(plans: _Plans, settings: TrainSettings) -> set[int]:
     """Steps after which validation is measured: every `evaluate_every` epochs, and the last."""
     ends = np.concatenate([[0], np.cumsum(plans.sizes)])
     points = np.arange(settings.evaluate_every, plans.epochs + 1e-9, settings.evaluate_every)
-    return {max(1, round(float(x))) for x in np.interp(points, np.arange(plans.epochs + 1), ends)} | {plans.steps()}
+    total = plans.steps()
+    return {step for x in np.interp(points, np.arange(plans.epochs + 1), ends) if (step := max(1, round(float(x)))) < total} | {total}
 
 
 def _micro(rows_B: npt.NDArray[np.int64], micro_rows: int | None) -> list[npt.NDArray[np.int64]]:
@@ -216,12 +217,13 @@ class _Loop:
         device: torch.device,
         state: State,
         total: int,
+        all_steps: int,
         checkpoints: Path,
         identity: str,
         emit: Emit,
     ) -> None:
         self.model, self.objective, self.optimizer, self.settings = model, objective, optimizer, settings
-        self.device, self.state, self.total, self.emit = device, state, total, emit
+        self.device, self.state, self.total, self.all_steps, self.emit = device, state, total, all_steps, emit
         self.checkpoints, self.identity = checkpoints, identity
         self.saved_step, self.saved_at = state.step, time.monotonic()
         self.warmup_steps = math.ceil(settings.warmup * total)
@@ -278,7 +280,7 @@ class _Loop:
     def epochs_done(self) -> float:
         """Epochs behind us, with fractions."""
         assert not isinstance(self.settings.epochs, str)
-        return round(self.state.step / self.total * self.settings.epochs, 4)
+        return round(self.state.step / self.all_steps * self.settings.epochs, 4)
 
     def evaluate(self, valid: Examples) -> bool:
         """Measure on validation rows; True when this is the best step so far."""
@@ -333,10 +335,15 @@ def measure(model: nn.Module, objective: Objective, examples: Examples, device: 
     model.eval()
     sums: dict[str, float] = {}
     with torch.inference_mode():
-        for rows in batches.in_order(examples.lengths_N, 256, MEASURE_TOKENS):
+        for rows in batches.in_order(examples.lengths_N, 256, MEASURE_TOKENS, packed(examples)):
             for name, value in objective.measure(model, examples.batch(rows).to(device)).items():
                 sums[name] = sums.get(name, 0.0) + value
     return objective.summary(sums)
+
+
+def packed(examples: Examples) -> bool:
+    """Whether batches of these examples have no padding."""
+    return getattr(examples, "packed", False)
 
 
 def peak_memory_mb(device: torch.device) -> float:

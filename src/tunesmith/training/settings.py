@@ -16,6 +16,8 @@ class TrainSettings(Settings):
 
     epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Passes over the training rows. auto: what suits the method."""
+    steps: int | None = Field(None, ge=1)
+    """End after this many optimizer steps, in the middle of an epoch if need be. null: after all epochs."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
     """Peak learning rate. auto: what suits the method."""
     batch_rows: int = Field(32, ge=1)
@@ -25,7 +27,7 @@ class TrainSettings(Settings):
     micro_rows: int | None = Field(None, ge=1)
     """Rows computed at once; an optimizer step adds up as many such parts as it needs. Saves memory, changes nothing else. null: all."""
     schedule: Schedule = "linear"
-    """The learning rate after warm-up: linear or cosine to 0, or constant."""
+    """The learning rate after warm-up: linear or cosine to 0, constant, or wsd (constant, and linear to 0 in the last fifth)."""
     warmup: float = Field(0.06, ge=0, lt=1)
     """Share of all steps in which the learning rate grows from 0."""
     weight_decay: float = Field(0.01, ge=0)
@@ -34,6 +36,12 @@ class TrainSettings(Settings):
     """Decay rates of AdamW's two moments."""
     clip_norm: float = Field(1.0, ge=0)
     """Largest norm of all gradients together. 0: no clipping."""
+    noise: float = Field(0.0, ge=0)
+    """NEFTune: noise on a language model's word vectors while training, of this over sqrt(tokens x width). 5 is usual. 0: none."""
+    recompute: bool = False
+    """Keep only each layer's input while training and compute the rest again: a third slower, a fraction of the memory. Language models."""
+    compile: bool = False
+    """Let torch's compiler fuse a language model's layers: half a minute once, then faster."""
     evaluate_every: float = Field(1.0, gt=0)
     """Epochs between two measurements on the validation rows."""
     patience: int | None = Field(None, ge=1)

@@ -1,0 +1,383 @@
+"""Llama-like language models without padding: rows lie one after the other, and only attention sees them side by side.
+
+Touvron et al. 2023 (https://arxiv.org/abs/2302.13971); grouped heads: Ainslie et al. 2023 (https://arxiv.org/abs/2305.13245).
+transformers' own forward stays the reference; a test holds this one against it. What differs:
+1. Products, norms and activations run on the T tokens that there are. Attention lays rows side by side; the filler at their ends needs no
+   mask, because it comes after every real token and attention is causal. So rows never see each other, on any device.
+2. Query, key and value are one product, gate and up another, LoRA merged in for each step (`models/linear.py`).
+3. The logits are nobody's business here: `states` ends at the last norm, and the loss multiplies with the vocabulary only where a token is learnt.
+
+4. What PEFT puts before every row (soft vectors, or keys and values in each layer) is given once and stands before each of them: `Front`.
+
+Shapes: R rows, T tokens of all rows, L tokens of the longest row, D hidden size, H heads, G key-value heads, K size of a head, F feed-forward size,
+P places before each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from tunesmith.errors import UserError
+from tunesmith.models.linear import linear, linears
+
+KINDS = ("llama", "mistral", "qwen2")
+"""`model_type` of the configs whose layers this file knows."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where tokens lie.
+
+    Attributes:
+        positions_T: each token's place in its row.
+        lengths_R: tokens of each row, on the CPU.
+        spread_RL: which token stands at each place of rows laid side by side; filler repeats token 0. None for a single row.
+        gather_T: where each token stands among R x L places. None for a single row.
+        sees_LS: which of S = P + L places a token may read, where keys stand before each row. None: itself and all before it.
+    """
+
+    positions_T: torch.Tensor
+    lengths_R: list[int]
+    spread_RL: torch.Tensor | None
+    gather_T: torch.Tensor | None
+    sees_LS: torch.Tensor | None = None
+
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""Key and value of one layer: key_GPK and value_GPK."""
+
+
+@dataclass(frozen=True)
+class Front:
+    """What stands before every row: one of the two.
+
+    Attributes:
+        vectors_PD: soft vectors in front of a row's word vectors; the row's positions begin at P, and their own states are dropped at the end.
+        pairs: each layer's key_GPK and value_GPK, keys as attention takes them (already rotated); the row's positions begin at P.
+    """
+
+    vectors_PD: torch.Tensor | None = None
+    pairs: list[Pair] | None = None
+
+    @property
+    def places(self) -> int:
+        """P."""
+        if self.vectors_PD is not None:
+            return len(self.vectors_PD)
+        assert self.pairs is not None
+        return self.pairs[0][0].shape[1]
+
+
+def front(model: Any) -> Front | None:
+    """What PEFT's prompt tuning or prefix tuning puts before every row of a model; None where nothing stands there.
+
+    Args:
+        model: bare, or wrapped by PEFT; its gradient flows into what is returned.
+    """
+    encoders = getattr(model, "prompt_encoder", None)
+    if encoders is None:
+        return None
+    config, encoder = model.active_peft_config, encoders[model.active_adapter]
+    table_PX = encoder.embedding.weight
+    if config.peft_type == "PROMPT_TUNING":
+        return Front(vectors_PD=table_PX)
+    assert config.peft_type == "PREFIX_TUNING"
+    if hasattr(encoder, "transform"):
+        table_PX = encoder.transform(table_PX)
+    heads = config.num_attention_heads
+    flat_NGPK = table_PX.view(len(table_PX), 2 * config.num_layers, heads, config.token_dim // heads).permute(1, 2, 0, 3)
+    return Front(pairs=[(flat_NGPK[i], flat_NGPK[i + 1]) for i in range(0, 2 * config.num_layers, 2)])
+
+
+def layout(lengths_R: list[int], device: torch.device, first: int = 0) -> Layout:
+    """The layout of rows of given lengths, one after the other; positions begin at `first`."""
+    lengths = torch.tensor(lengths_R)
+    total, longest = int(lengths.sum()), max(lengths_R)
+    starts_R = torch.cumsum(lengths, 0) - lengths
+    rows_T = torch.repeat_interleave(torch.arange(len(lengths_R)), lengths)
+    places_T = torch.arange(total) - starts_R[rows_T]
+    positions_T = (places_T + first).to(device)
+    if len(lengths_R) == 1:
+        return Layout(positions_T, lengths_R, None, None)
+    places_L = torch.arange(longest)
+    spread_RL = torch.where(places_L < lengths[:, None], starts_R[:, None] + places_L, 0)
+    return Layout(positions_T, lengths_R, spread_RL.flatten().to(device), (rows_T * longest + places_T).to(device))
+
+
+def accelerate(model: nn.Module) -> bool:
+    """Mark a model whose layers this file can run, before PEFT wraps it.
+
+    Args:
+        model: a `*ForCausalLM`.
+
+    Returns:
+        Whether it is one; others go through transformers' own forward.
+    """
+    config: Any = getattr(model, "config", None)
+    known = getattr(config, "model_type", None) in KINDS and getattr(config, "hidden_act", "") == "silu"
+    sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    if not known or sliding or (getattr(config, "mlp_bias", False) and config.model_type != "llama"):
+        return False
+    inner: Any = model
+    inner.fast_states = MethodType(_states, inner)
+    return True
+
+
+def configure(model: Any, noise: float, recompute: bool, compiled: bool) -> None:
+    """Set how a language model trains: noise on its word vectors, layers recomputed in the backward pass, layers compiled.
+
+    Raises:
+        UserError: one of them is asked for, and the model is not of a kind that knows it.
+    """
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not (noise or recompute or compiled):
+        return
+    if not hasattr(bare, "fast_states"):
+        asked = next(name for name, value in (("noise", noise), ("recompute", recompute), ("compile", compiled)) if value)
+        kinds = ", ".join(KINDS)
+        raise UserError(f"`train.{asked}` works for language models of the kinds {kinds} alone", "recipe, `train`", f"leave train.{asked} out")
+    if noise and getattr(bare, "frozen_below", 0):
+        what = "`train.noise` changes word vectors, and the layers that read them are frozen: their states are the same at each step"
+        raise UserError(what, "recipe, `train`", "leave train.noise out, or choose a method that learns in every layer")
+    bare.noise, bare.recompute = noise, recompute
+    bare.one_layer = torch.compile(_layer, dynamic=True) if compiled else _layer
+
+
+def states(model: Any, ids_T: torch.Tensor, lengths_R: list[int], cached_TD: torch.Tensor | None = None) -> torch.Tensor:
+    """Hidden states after the last norm, for rows that never see each other.
+
+    Args:
+        model: a causal language model, bare or wrapped by PEFT.
+        ids_T: int64 token ids, one row after the other.
+        lengths_R: tokens of each row.
+        cached_TD: states below `model.frozen_below`, to start from; None starts from the tokens.
+
+    Returns:
+        states_TD.
+    """
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if hasattr(bare, "fast_states"):
+        made: torch.Tensor = bare.fast_states(ids_T, lengths_R, cached_TD, front(model))
+        return made
+    assert cached_TD is None and front(model) is None
+    # Positions that begin again at 0, and no mask: transformers then keeps the rows apart.
+    positions_1T = layout(lengths_R, ids_T.device).positions_T[None]
+    output = bare.get_decoder()(input_ids=ids_T[None], position_ids=positions_1T, use_cache=False)
+    return output.last_hidden_state[0]  # type: ignore[no-any-return]  # transformers' output behind Any
+
+
+def _states(self: Any, ids_T: torch.Tensor, lengths_R: list[int], cached_TD: torch.Tensor | None, before: Front | None = None) -> torch.Tensor:
+    inner = self.model
+    frozen = getattr(self, "frozen_below", 0)
+    how = (getattr(self, "recompute", False) and self.training, getattr(self, "one_layer", None))
+    if before is not None:
+        assert cached_TD is None and not frozen
+        return _after(self, ids_T, lengths_R, before, *how)
+    where = layout(lengths_R, ids_T.device)
+    if cached_TD is not None:
+        hidden_TD = cached_TD.to(inner.norm.weight.dtype)
+    else:
+        hidden_TD = below(self, ids_T, lengths_R) if frozen else embed(self, ids_T, lengths_R)
+    return norm(inner.norm, run(inner, inner.layers[frozen:], hidden_TD, where, *how))
+
+
+def _after(self: Any, ids_T: torch.Tensor, lengths_R: list[int], before: Front, recompute: bool, one_layer: Callable[..., torch.Tensor] | None) -> torch.Tensor:
+    """States of rows that something stands before: states_TD of their own tokens alone."""
+    inner, P = self.model, before.places
+    hidden_TD = embed(self, ids_T, lengths_R)
+    if before.pairs is not None:
+        where = layout(lengths_R, ids_T.device, P)
+        L = max(lengths_R)
+        sees_LS = torch.ones(L, P + L, dtype=torch.bool, device=ids_T.device).tril(P)
+        pairs = [(key.to(hidden_TD.dtype), value.to(hidden_TD.dtype)) for key, value in before.pairs]
+        return norm(inner.norm, run(inner, inner.layers, hidden_TD, replace(where, sees_LS=sees_LS), recompute, one_layer, pairs))
+    assert before.vectors_PD is not None
+    vectors_PD = before.vectors_PD.to(hidden_TD.dtype)
+    hidden_TD = torch.cat([part for row_TD in torch.split(hidden_TD, lengths_R) for part in (vectors_PD, row_TD)])
+    longer_R = [P + length for length in lengths_R]
+    hidden_TD = run(inner, inner.layers, hidden_TD, layout(longer_R, ids_T.device), recompute, one_layer)
+    own = torch.split(hidden_TD, [size for length in lengths_R for size in (P, length)])[1::2]
+    return norm(inner.norm, torch.cat(own))
+
+
+def below(model: Any, ids_T: torch.Tensor, lengths_R: list[int]) -> torch.Tensor:
+    """States after the layers that do not learn (`model.frozen_below`): without dropout and without gradient, whatever the mode. states_TD."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        inner = model.model
+        hidden_TD = run(inner, inner.layers[: model.frozen_below], inner.embed_tokens(ids_T), layout(lengths_R, ids_T.device))
+    model.train(training)
+    return hidden_TD
+
+
+def embed(model: Any, ids_T: torch.Tensor, lengths_R: list[int]) -> torch.Tensor:
+    """Word vectors; while training with noise where `model.noise` asks for it.
+
+    NEFTune (Jain et al. 2023, https://arxiv.org/abs/2310.05914): uniform noise of alpha / sqrt(L D) in each component, L the row's tokens.
+    """
+    hidden_TD: torch.Tensor = model.model.embed_tokens(ids_T)
+    alpha = getattr(model, "noise", 0.0)
+    if alpha and model.training:
+        lengths_T = torch.repeat_interleave(torch.tensor(lengths_R), torch.tensor(lengths_R)).to(hidden_TD.device)
+        reach_T1 = (alpha / (lengths_T * hidden_TD.shape[1]).sqrt())[:, None].to(hidden_TD.dtype)
+        hidden_TD = hidden_TD + torch.empty_like(hidden_TD).uniform_(-1, 1) * reach_T1
+    return hidden_TD
+
+
+def run(
+    inner: Any,
+    layers: Any,
+    hidden_TD: torch.Tensor,
+    where: Layout,
+    recompute: bool = False,
+    one_layer: Callable[..., torch.Tensor] | None = None,
+    pairs: list[Pair] | None = None,
+) -> torch.Tensor:
+    """Run a list of decoder layers.
+
+    Args:
+        inner: the `LlamaModel` (or kin) whose rotary embedding they share.
+        layers: some of its layers.
+        hidden_TD: states before them.
+        where: the layout of the rows.
+        recompute: keep only each layer's input and compute the rest again in the backward pass.
+        one_layer: `_layer`, or what torch's compiler made of it.
+        pairs: each layer's keys and values that stand before every row.
+    """
+    one_layer = one_layer or _layer
+    cos_T1J, sin_T1J = angles(inner, hidden_TD, where.positions_T)
+    for index, layer in enumerate(layers):
+        given: tuple[Any, ...] = (layer, hidden_TD, cos_T1J, sin_T1J, where, *(() if pairs is None else (pairs[index],)))
+        hidden_TD = checkpoint(one_layer, *given, use_reentrant=False) if recompute else one_layer(*given)
+    return hidden_TD
+
+
+def angles(inner: Any, hidden_TD: torch.Tensor, positions_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos_T1J and sin_T1J of each token's rotation; J = K / 2."""
+    cos_1TK, sin_1TK = inner.rotary_emb(hidden_TD, positions_T[None])
+    half = cos_1TK.shape[-1] // 2
+    # transformers' tables hold each half twice; a rotation needs it once.
+    return cos_1TK[0, :, None, :half], sin_1TK[0, :, None, :half]
+
+
+def norm(module: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Root mean square norm (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467)."""
+    return F.rms_norm(hidden, (hidden.shape[-1],), module.weight, module.variance_epsilon)
+
+
+def _layer(layer: Any, hidden_TD: torch.Tensor, cos_T1J: torch.Tensor, sin_T1J: torch.Tensor, where: Layout, pair: Pair | None = None) -> torch.Tensor:
+    query_THK, key_TGK, value_TGK = heads(layer, hidden_TD, cos_T1J, sin_T1J)
+    chance = layer.self_attn.attention_dropout if layer.training else 0.0
+    return feed(layer, hidden_TD, attend(query_THK, key_TGK, value_TGK, where, chance, pair))
+
+
+def heads(layer: Any, hidden_TD: torch.Tensor, cos_T1J: torch.Tensor, sin_T1J: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a layer's attention compares and mixes: query_THK and key_TGK, turned to their positions, and value_TGK."""
+    attention = layer.self_attn
+    T, K = hidden_TD.shape[0], attention.head_dim
+    query_TN, key_TN, value_TN = linears([attention.q_proj, attention.k_proj, attention.v_proj], norm(layer.input_layernorm, hidden_TD))
+    return rotate(query_TN.view(T, -1, K), cos_T1J, sin_T1J), rotate(key_TN.view(T, -1, K), cos_T1J, sin_T1J), value_TN.view(T, -1, K)
+
+
+def attend(
+    query_THK: torch.Tensor, key_TGK: torch.Tensor, value_TGK: torch.Tensor, where: Layout, dropout: float = 0.0, pair: Pair | None = None
+) -> torch.Tensor:
+    """Causal attention within each row, and to the keys before it (`pair`): context_TN, the heads of a token one after the other."""
+    query_RHLK, key_RGLK, value_RGLK = (_beside(one, where) for one in (query_THK, key_TGK, value_TGK))
+    grouped = query_RHLK.shape[1] != key_RGLK.shape[1]
+    if pair is not None:
+        key_RGLK, value_RGLK = (torch.cat([one.expand(len(own), -1, -1, -1), own], 2) for one, own in zip(pair, (key_RGLK, value_RGLK), strict=True))
+    causal = where.sees_LS is None
+    context_RHLK = F.scaled_dot_product_attention(
+        query_RHLK, key_RGLK, value_RGLK, attn_mask=where.sees_LS, is_causal=causal, dropout_p=dropout, enable_gqa=grouped
+    )
+    context_TN = context_RHLK.transpose(1, 2).flatten(0, 1).flatten(1)
+    return context_TN if where.gather_T is None else context_TN[where.gather_T]
+
+
+def feed(layer: Any, hidden_TD: torch.Tensor, context_TN: torch.Tensor) -> torch.Tensor:
+    """The rest of a layer once attention has mixed: its output product, then the feed-forward, each added to what was there."""
+    hidden_TD = hidden_TD + linear(layer.self_attn.o_proj, context_TN)
+    mlp = layer.mlp
+    gate_TF, up_TF = linears([mlp.gate_proj, mlp.up_proj], norm(layer.post_attention_layernorm, hidden_TD))
+    if not torch.is_grad_enabled():  # a token a step: what autograd's functions cost beside it is felt
+        return hidden_TD + linear(mlp.down_proj, F.silu(gate_TF).mul_(up_TF))
+    product_TF = swiglu(gate_TF, up_TF)
+    return hidden_TD + linear(mlp.down_proj, product_TF)
+
+
+def _beside(one_TNK: torch.Tensor, where: Layout) -> torch.Tensor:
+    """Rows laid side by side: (R, heads, L, K)."""
+    if where.spread_RL is None:
+        return one_TNK.transpose(0, 1)[None]
+    spread = one_TNK.flatten(1)[where.spread_RL]
+    return spread.view(len(where.lengths_R), -1, *one_TNK.shape[1:]).transpose(1, 2)
+
+
+def rotate(x_TNK: torch.Tensor, cos_T1J: torch.Tensor, sin_T1J: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding (Su et al. 2021, https://arxiv.org/abs/2104.09864), halves apart as transformers has them; J = K / 2."""
+    if not torch.is_grad_enabled():
+        return _turn(x_TNK, cos_T1J, sin_T1J)
+    if torch.compiler.is_compiling():  # the compiler fuses the plain form, and stumbles over writing into views
+        first, second = x_TNK.chunk(2, -1)
+        return torch.cat([first * cos_T1J - second * sin_T1J, second * cos_T1J + first * sin_T1J], -1)
+    rotated: torch.Tensor = _Rotate.apply(x_TNK, cos_T1J, sin_T1J)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return rotated
+
+
+def swiglu(gate_TF: torch.Tensor, up_TF: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * up (Shazeer 2020, https://arxiv.org/abs/2002.05202)."""
+    if torch.compiler.is_compiling():
+        return F.silu(gate_TF) * up_TF
+    product: torch.Tensor = _SwiGlu.apply(gate_TF, up_TF)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return product
+
+
+class _Rotate(torch.autograd.Function):
+    """A rotation is its own transpose with the angle turned: nothing of x needs keeping."""
+
+    @staticmethod
+    def forward(context: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        context.save_for_backward(cos, sin)
+        return _turn(x, cos, sin)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        cos, sin = context.saved_tensors
+        return _turn(gradients[0], cos, -sin), None, None
+
+
+def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    first, second = x.chunk(2, -1)
+    out = torch.empty_like(x)
+    left, right = out.chunk(2, -1)
+    torch.mul(first, cos, out=left)
+    left.addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=right)
+    right.addcmul_(first, sin)
+    return out
+
+
+class _SwiGlu(torch.autograd.Function):
+    """`swiglu` with silu computed again in the backward pass rather than kept."""
+
+    @staticmethod
+    def forward(context: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        context.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        gate, up = context.saved_tensors
+        to_silu = gradients[0] * up
+        to_gate: torch.Tensor = torch.ops.aten.silu_backward(to_silu, gate)
+        return to_gate, F.silu(gate).mul_(gradients[0])

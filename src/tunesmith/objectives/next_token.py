@@ -1,0 +1,193 @@
+"""What supervised fine-tuning and continued pre-training share: the cross-entropy of the next token, where it is learnt.
+
+The vocabulary's product is made only for learnt places and in chunks, and the gradient of each chunk at once with its loss, so that
+never more than CHUNK_NUMBERS logits exist (the idea of Liger's fused loss, https://arxiv.org/abs/2410.10989, section 3.2).
+
+Shapes: T places of all rows, U learnt places, D hidden size, V vocabulary, C places of a chunk, R rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tunesmith.errors import UserError
+from tunesmith.models import llama
+from tunesmith.models.load import Head
+from tunesmith.objectives import Loss
+from tunesmith.tokens.text import NOT_LEARNT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tunesmith.models.about import Writing
+    from tunesmith.tokens.examples import Batch
+    from tunesmith.tokens.reader import Reader
+    from tunesmith.tokens.text import TextExamples
+
+CHUNK_NUMBERS = 16_000_000
+"""Logits held at once: 64 MB of fp32."""
+CHANGED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Config keys of bases whose logits are more than a product with the vocabulary."""
+
+
+class NextToken:
+    """The objective.
+
+    Args:
+        label_smoothing: share of the target that is spread over the vocabulary.
+        examples: prepared rows -> sequences with learnt tokens.
+        writing: how a text is written and where it ends, for whoever uses the model later.
+    """
+
+    def __init__(self, label_smoothing: float, examples: Callable[[Path, Reader], TextExamples], writing: Writing) -> None:
+        self.label_smoothing, self.examples, self.writing = label_smoothing, examples, writing
+
+    def head(self, dropout: float | None) -> Head:
+        """A language model's own output layer."""
+        return Head(None, dropout=dropout)
+
+    def units(self, batch: Batch) -> float:
+        """Learnt tokens."""
+        assert batch.targets is not None
+        return float((batch.targets != NOT_LEARNT).sum())
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """The sum over learnt tokens, in nats."""
+        states_UD, targets_U, weight_VD, bias_V = self._learnt(model, batch)
+        total, _, hits = chunked_loss(states_UD, weight_VD, bias_V, targets_U, self.label_smoothing)
+        return Loss(total, {"loss": float(total.detach()), "units": float(len(targets_U)), "hits": float(hits)})
+
+    def measure(self, model: nn.Module, batch: Batch) -> dict[str, float]:
+        """Sums of the plain loss, tokens and hits."""
+        states_UD, targets_U, weight_VD, bias_V = self._learnt(model, batch)
+        _, plain, hits = chunked_loss(states_UD, weight_VD, bias_V, targets_U, 0.0)
+        return {"loss": float(plain), "units": float(len(targets_U)), "hits": float(hits)}
+
+    def summary(self, sums: dict[str, float]) -> dict[str, float]:
+        """Mean loss a token and the share of next tokens guessed."""
+        units = max(sums["units"], 1e-12)
+        return {"loss": sums["loss"] / units, "token_accuracy": sums["hits"] / units}
+
+    def score(self, figures: dict[str, float]) -> tuple[float, ...]:
+        """The lower loss."""
+        return (-figures["loss"],)
+
+    def _learnt(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """States and targets of the learnt places, and the vocabulary's weights."""
+        assert batch.targets is not None
+        hidden_TD = llama.states(model, batch.inputs["ids"], batch.inputs["lengths"].tolist(), batch.inputs.get("states"))
+        learnt_T = batch.targets != NOT_LEARNT
+        weight_VD, bias_V = vocabulary(model)
+        return hidden_TD[learnt_T], batch.targets[learnt_T], weight_VD, bias_V
+
+
+def vocabulary(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight and bias of a language model's output layer.
+
+    Raises:
+        UserError: its logits are more than a product with them, or an adapter lies on them.
+    """
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    changed = [name for name in CHANGED_LOGITS if getattr(bare.config, name, None) not in (None, 1, 1.0)]
+    layer = bare.get_output_embeddings()
+    if changed or not isinstance(layer, nn.Linear):
+        what = f"it has {changed[0]}" if changed else "an adapter lies on its output layer"
+        raise UserError(f"this base cannot be learnt from: {what}", "recipe, `model`", "choose another base, or other method.targets")
+    return layer.weight, layer.bias
+
+
+def row_losses(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row's loss and learnt tokens.
+
+    Args:
+        model: a causal language model.
+        batch: R rows.
+
+    Returns:
+        losses_R in nats (sums) and tokens_R.
+    """
+    assert batch.targets is not None
+    lengths_R = batch.inputs["lengths"]
+    hidden_TD = llama.states(model, batch.inputs["ids"], lengths_R.tolist())
+    weight_VD, bias_V = vocabulary(model)
+    learnt_T = batch.targets != NOT_LEARNT
+    rows_U = torch.repeat_interleave(torch.arange(len(lengths_R), device=hidden_TD.device), lengths_R.to(hidden_TD.device))[learnt_T]
+    states_UD, targets_U = hidden_TD[learnt_T], batch.targets[learnt_T]
+    size = max(1, CHUNK_NUMBERS // weight_VD.shape[0])
+    parts = [
+        F.cross_entropy(F.linear(states_UD[start : start + size], weight_VD, bias_V).float(), targets_U[start : start + size], reduction="none")
+        for start in range(0, len(targets_U), size)
+    ]
+    losses_U = torch.cat(parts) if parts else hidden_TD.new_zeros(0, dtype=torch.float32)
+    losses_R = torch.zeros(len(lengths_R), device=hidden_TD.device).index_add(0, rows_U, losses_U)
+    return losses_R, rows_U.bincount(minlength=len(lengths_R))
+
+
+def chunked_loss(
+    states_UD: torch.Tensor, weight_VD: torch.Tensor, bias_V: torch.Tensor | None, targets_U: torch.Tensor, smoothing: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cross-entropy of states @ weight.T against targets, summed, without ever holding all logits.
+
+    Worked by hand: one state [1], weights [[0], [ln 3]], target 1 gives logits [0, ln 3], probabilities [1/4, 3/4] and a loss of ln 4/3.
+
+    Args:
+        states_UD: of the learnt places.
+        weight_VD, bias_V: of the vocabulary; they learn where they require grad.
+        targets_U: int64 ids.
+        smoothing: share of the target spread evenly over the vocabulary.
+
+    Returns:
+        The smoothed sum in nats (with gradient), the plain sum, and how many targets have the largest logit.
+    """
+    if not torch.is_grad_enabled():  # else what learns would be differentiated while only measuring too
+        states_UD, weight_VD, bias_V = states_UD.detach(), weight_VD.detach(), None if bias_V is None else bias_V.detach()
+    total, plain, hits = _ChunkedLoss.apply(states_UD, weight_VD, bias_V, targets_U, smoothing)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return total, plain, hits
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, smoothing: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        size = max(1, CHUNK_NUMBERS // weight.shape[0])
+        total, plain = (torch.zeros((), dtype=torch.float32, device=states.device) for _ in range(2))
+        hits = torch.zeros((), dtype=torch.int64, device=states.device)
+        to_states = torch.empty_like(states) if context.needs_input_grad[0] else None
+        to_weight = torch.zeros_like(weight) if context.needs_input_grad[1] else None
+        to_bias = torch.zeros_like(bias) if bias is not None and context.needs_input_grad[2] else None
+        for start in range(0, len(targets), size):
+            some, aims = states[start : start + size], targets[start : start + size, None]
+            logits_CV = F.linear(some, weight, bias).float()
+            hits += (logits_CV.argmax(-1) == aims[:, 0]).sum()
+            normal_C1 = logits_CV.logsumexp(-1, keepdim=True)
+            own = (normal_C1 - logits_CV.gather(1, aims)).sum()
+            plain += own
+            total += own if not smoothing else (1 - smoothing) * own + smoothing * (normal_C1[:, 0] - logits_CV.mean(-1)).sum()
+            if to_states is None and to_weight is None:
+                continue
+            slope_CV = logits_CV.sub_(normal_C1).exp_()
+            if smoothing:
+                slope_CV.sub_(smoothing / weight.shape[0])
+            slope_CV.scatter_add_(1, aims, torch.full_like(aims, smoothing - 1, dtype=torch.float32))
+            slope_CV = slope_CV.to(weight.dtype)
+            if to_states is not None:
+                torch.mm(slope_CV, weight, out=to_states[start : start + size])
+            if to_weight is not None:
+                to_weight.addmm_(slope_CV.T, some)
+            if to_bias is not None:
+                to_bias += slope_CV.sum(0)
+        context.gradients = (to_states, to_weight, to_bias)
+        context.mark_non_differentiable(plain, hits)
+        return total, plain, hits
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        scaled = [None if one is None else one.mul_(gradients[0].to(one.dtype)) for one in context.gradients]
+        context.gradients = None
+        return (*scaled, None, None)

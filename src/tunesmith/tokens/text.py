@@ -1,0 +1,241 @@
+"""Texts to learn word by word: token ids on disk, which of them are learnt, and batches without padding.
+
+A row becomes one sequence (or, for documents beyond the limit, several); a sequence of n + 1 tokens gives n places that each predict the next.
+The ids live in a file without a name that goes with the process, so two gigabytes of text need a few megabytes of memory.
+
+Shapes: N sequences, R sequences of a batch, T places of all sequences of a batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith.errors import UserError
+from tunesmith.files import as_user_error
+from tunesmith.tokens import chat as chats
+from tunesmith.tokens.examples import Batch
+from tunesmith.tokens.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+NOT_LEARNT = -100
+"""Target of a place whose next token is not learnt: what torch's cross-entropy ignores."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One sequence before it is stored: ids, which are learnt (None: all but the first), and the row it is from."""
+
+    ids: npt.NDArray[np.int32]
+    learnt: npt.NDArray[np.bool_] | None
+    row: int
+
+
+@dataclass
+class Losses:
+    """What did not fit: rows cut at the limit, the tokens they lost, and rows left out because no learnt token was left."""
+
+    cut_rows: int = 0
+    cut_tokens: int = 0
+    left_out: int = 0
+
+
+class TextExamples:
+    """N sequences of token ids in a file.
+
+    Args:
+        sequences: in order; read once.
+        folder: where the nameless file may lie.
+        losses: counted while `sequences` is read.
+
+    Attributes:
+        lengths_N: places of each sequence; learnt_N: learnt tokens of each; rows_N: the row each came from; losses.
+        packed: batches have no padding, so a budget of tokens is their plain sum.
+
+    Raises:
+        UserError: no space for the file, or nothing to learn.
+    """
+
+    packed = True
+
+    def __init__(self, sequences: Iterable[Piece], folder: Path, losses: Losses) -> None:
+        lengths, learnt, rows = [], [], []
+        digest = hashlib.sha256()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # lives as long as the examples
+            for one in sequences:
+                marks = np.ones(len(one.ids), bool) if one.learnt is None else one.learnt
+                # The sign carries the mark: a learnt token's id is stored as ~id.
+                stored = np.where(marks, ~one.ids, one.ids).astype(np.int32).tobytes()
+                self._file.write(stored)
+                digest.update(stored)
+                lengths.append(len(one.ids) - 1)
+                learnt.append(int(marks[1:].sum()))
+                rows.append(one.row)
+            self._file.flush()
+        except OSError as error:
+            raise as_user_error(error, folder) from error
+        self.lengths_N = np.asarray(lengths, np.int64)
+        self.learnt_N = np.asarray(learnt, np.int64)
+        self.rows_N = np.asarray(rows, np.int64)
+        self.losses = losses
+        self._starts_N = np.concatenate([[0], np.cumsum(self.lengths_N + 1)])
+        digest.update(self.lengths_N.tobytes())
+        self._fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.lengths_N)
+
+    def sequence(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Ids of a sequence, and which of them are learnt."""
+        start, stop = int(self._starts_N[index]) * 4, int(self._starts_N[index + 1]) * 4
+        stored = np.frombuffer(os.pread(self._file.fileno(), stop - start, start), np.int32).astype(np.int64)
+        marks = stored < 0
+        return np.where(marks, ~stored, stored), marks
+
+    def batch(self, rows_B: npt.NDArray[np.int64]) -> Batch:
+        import torch
+
+        inputs, targets, lengths = [], [], []
+        for index in rows_B:
+            ids, marks = self.sequence(int(index))
+            inputs.append(ids[:-1])
+            targets.append(np.where(marks[1:], ids[1:], NOT_LEARNT))
+            lengths.append(len(ids) - 1)
+        ids_T = torch.from_numpy(np.concatenate(inputs))
+        given: dict[str, torch.Tensor] = {"ids": ids_T, "lengths": torch.tensor(lengths)}
+        return Batch(given, torch.from_numpy(np.concatenate(targets)), None, None, len(rows_B), len(ids_T))
+
+    def places(self, rows_B: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where the places of `batch(rows_B)` stand among those of all sequences."""
+        starts = self._starts_N[:-1] - np.arange(len(self))  # each sequence stores one token more than it has places
+        return np.concatenate([np.arange(starts[row], starts[row] + self.lengths_N[row]) for row in rows_B])
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+
+def end_of(tokenizer: Tokenizer, config: dict[str, Any], chat: chats.Chat) -> list[int]:
+    """Ids at which an answer ends: the template's end mark, the tokenizer's end token, the model's own.
+
+    Args:
+        tokenizer: of the base.
+        config: the base's config.json (or generation_config.json) with `eos_token_id`.
+        chat: how dialogues are written.
+
+    Returns:
+        At least one id; the first is the one to add where a text has none of them.
+
+    Raises:
+        UserError: nothing says where a text ends.
+    """
+    found: list[int] = []
+    ending = _ending(tokenizer, chat)
+    if ending is not None:
+        found.append(ending)
+    named = tokenizer.library.token_to_id(chat.tokens["eos_token"]) if "eos_token" in chat.tokens else None
+    ids = config.get("eos_token_id")
+    for one in [named, *(ids if isinstance(ids, list) else [ids])]:
+        if isinstance(one, int) and one not in found:
+            found.append(one)
+    if not found:
+        raise UserError("the base names no end token, so a model could never learn to stop", "tokenizer_config.json", "add eos_token to it")
+    return found
+
+
+def _ending(tokenizer: Tokenizer, chat: chats.Chat) -> int | None:
+    """The special token with which the template ends an assistant's turn."""
+    if not chat.template:
+        return None
+    ask = [{"role": "user", "content": "a"}]
+    before, after = chat.write(ask, True), chat.write([*ask, {"role": "assistant", "content": "b"}], False)
+    ids = tokenizer.library.encode(after[len(before) :] if after.startswith(before) else after, add_special_tokens=False).ids
+    special = {i for i, token in tokenizer.library.get_added_tokens_decoder().items() if token.special}
+    return next((i for i in reversed(ids) if i in special), None)
+
+
+def answers(
+    tokenizer: Tokenizer,
+    chat: chats.Chat,
+    dialogues: Iterator[Sequence[Sequence[chats.Message]]],
+    ends: Sequence[int],
+    limit: int,
+    keep: str,
+    learn: Any,
+    losses: Losses,
+) -> Iterator[Piece]:
+    """Dialogues as sequences of which the assistant's answers are learnt.
+
+    Args:
+        tokenizer, chat: of the base.
+        dialogues: batches of dialogues.
+        ends: from `end_of`; each learnt answer ends with one of them, and where a template forgets it, it is added.
+        limit: most tokens of a sequence.
+        keep: what is kept of a longer one: head or tail.
+        learn: every answer, or the last.
+        losses: counts what is cut and left out.
+    """
+    row = -1
+    prefix = list(tokenizer.prefix) if not chat.template else []
+    for batch in dialogues:
+        texts = [chats.written(chat, messages, learn) for messages in batch]
+        encoded = tokenizer.library.encode_batch([text for text, _ in texts], add_special_tokens=False)
+        for one, (_, spans) in zip(encoded, texts, strict=True):
+            row += 1
+            ids, marks = _marked(one, spans, set(ends))
+            if marks[-1] and ids[-1] not in ends:
+                ids, marks = [*ids, ends[0]], [*marks, True]
+            ids, marks = prefix + ids, [False] * len(prefix) + marks
+            if len(ids) > limit:
+                losses.cut_rows, losses.cut_tokens = losses.cut_rows + 1, losses.cut_tokens + len(ids) - limit
+                ids, marks = (ids[-limit:], marks[-limit:]) if keep == "tail" else (ids[:limit], marks[:limit])
+            if not any(marks[1:]):
+                losses.left_out += 1
+                continue
+            yield Piece(np.asarray(ids, np.int32), np.asarray(marks, bool), row)
+
+
+def _marked(encoded: Any, spans: Sequence[tuple[int, int]], ends: set[int]) -> tuple[list[int], list[bool]]:
+    """Token ids and which of them belong to an answer; what a template writes after the end mark of an answer does not."""
+    ids, offsets = encoded.ids, np.asarray(encoded.offsets, np.int64).reshape(-1, 2)
+    marks = np.zeros(len(ids), bool)
+    for start, stop in spans:
+        # A token that the prompt's last characters share with the answer's first is learnt too: it holds the answer's first word.
+        inside = np.flatnonzero((offsets[:, 0] < stop) & (offsets[:, 1] > start))
+        last = next((i for i in inside[::-1] if ids[i] in ends), inside[-1] if len(inside) else None)
+        if last is not None:
+            marks[inside[inside <= last]] = True
+    return list(ids), marks.tolist()
+
+
+def documents(tokenizer: Tokenizer, texts: Iterator[Sequence[str]], end: int, limit: int) -> Iterator[Piece]:
+    """Documents as sequences of which every token is learnt; one beyond the limit becomes several, each token in one of them.
+
+    Args:
+        tokenizer: of the base.
+        texts: batches of documents.
+        end: the id that ends a document.
+        limit: most tokens of a sequence.
+    """
+    row = -1
+    prefix = list(tokenizer.prefix)
+    for batch in texts:
+        for one in tokenizer.library.encode_batch_fast(list(batch), add_special_tokens=False):
+            row += 1
+            ids = np.asarray([*prefix, *one.ids, end], np.int32)
+            # Pieces share one token: the last of a piece is predicted there and begins the next.
+            for start in range(0, max(1, len(ids) - 1), limit - 1):
+                piece = ids[start : start + limit]
+                if len(piece) > 1:
+                    yield Piece(piece, None, row)
