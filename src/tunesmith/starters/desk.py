@@ -94,6 +94,7 @@ class Page:
         return found
 
     def number(self, name: str) -> int:
+        """A fact that is a whole number."""
         return int(self.fact(name))
 
 
@@ -116,11 +117,12 @@ class Grammar(NamedTuple):
 def _plan(page: Page) -> str:
     """Chooses what a how-to is about and which of its steps are told; the text is its goal."""
     goal, steps = page.grammar.plans[page.chooser.below(len(page.grammar.plans))]
-    page.steps = [step(page) for may_go, step in steps if not may_go or page.chooser.below(2)]
+    page.steps = [write(page) for may_go, write in steps if not may_go or page.chooser.below(2)]
     return goal(page)
 
 
 def _in_prose(page: Page) -> str:
+    """The chosen steps as sentences: First, ... Then ... Finally, ..."""
     last = len(page.steps) - 1
     words = [page.rule("say.first" if i == 0 else "say.last" if i == last else "say.then") for i in range(last + 1)]
     return " ".join(f"{word} {text}." for word, text in zip(words, page.steps, strict=True))
@@ -138,10 +140,12 @@ def _side(fact: str, side: int) -> Writer:
 
 
 def _money(page: Page, amount: int) -> str:
+    """`5 pounds`, `1 pound`."""
     return f"{amount} {page.fact('coins')}" if amount != 1 else f"1 {page.fact('currency')}"
 
 
 def _dearer(sign: int) -> Writer:
+    """Of the articles i1 and i2 with prices p1 and p2, the dearer (sign 1) or the cheaper (sign -1)."""
     return lambda page: page.fact("i1" if sign * (page.number("p1") - page.number("p2")) > 0 else "i2")
 
 
@@ -183,6 +187,7 @@ MADE: dict[str, Writer] = {
     "older": lambda page: page.fact("n1" if page.number("p1") > page.number("p2") else "n2"),
     "younger": lambda page: page.fact("n2" if page.number("p1") > page.number("p2") else "n1"),
 }
+
 
 # ---- the notation of desk_words.yaml, compiled once to functions of the page
 
@@ -242,7 +247,7 @@ def _branch(inside: str) -> Writer:
 
 def _choice(inside: str) -> Writer:
     """What stands between [ and ]."""
-    options = [_template(text) for text in _split(inside, "|")]
+    options = _alternatives(f"[{inside}]", _split(inside, "|"))
     count = len(options)
     return lambda page: options[page.chooser.below(count)](page)
 
@@ -266,7 +271,7 @@ def _template(text: str) -> Writer:
     """A text with slots, choices and branches, as a function of the page.
 
     Raises:
-        ValueError: a bracket without its partner, or a choice whose alternatives are equal (they would be paid for and not be seen).
+        ValueError: a bracket without its partner, or a choice with two equal alternatives.
     """
     parts: list[str | Writer] = []
     start, depth = 0, 0
@@ -290,8 +295,13 @@ def _template(text: str) -> Writer:
 
 
 def _alternatives(name: str, texts: list[str]) -> list[Writer]:
+    """The alternatives of a rule or a choice; `name` is for the message.
+
+    Raises:
+        ValueError: two are equal.
+    """
     if len(set(texts)) < len(texts):
-        raise ValueError(f"the rule {name} has two equal alternatives")
+        raise ValueError(f"{name} has two equal alternatives, which would be paid for and not be seen")
     return [_template(text.replace("\\n", "\n")) for text in texts]
 
 
@@ -303,7 +313,7 @@ def grammar() -> Grammar:
     loaded = YAML(typ="safe").load(WORDS.read_text("utf-8"))
     rules = {name: _alternatives(name, [word.strip() for word in text.split(",")]) for name, text in loaded["lists"].items()}
     pairs = frozenset(word.strip() for word in loaded["lists"]["pairs"].split(","))
-    rules |= {name: _alternatives(name, text.removesuffix("\n").split("\n")) for name, text in loaded["rules"].items()}
+    rules |= {name: _alternatives(name, re.sub(r"\\\n *", "", text).removesuffix("\n").split("\n")) for name, text in loaded["rules"].items()}
     plans = []
     for block in loaded["steps"]:
         goal, *steps = block.strip().split("\n")
@@ -330,6 +340,12 @@ def polish(text: str) -> str:
     """The text with single spaces, `an` where it belongs and every sentence and quotation begun with a capital."""
     text = _ARTICLE.sub(_with_article, _SPACE.sub("", text))
     return _START.sub(lambda match: match[0][:-1] + match[1].upper(), text)
+
+
+@cache
+def identity() -> str:
+    """Twelve hex digits that change whenever the documents may: the hash of the words and of this file."""
+    return blake2b(WORDS.read_bytes() + Path(__file__).read_bytes(), digest_size=6).hexdigest()
 
 
 def compose(chooser: Chooser) -> tuple[str, str]:
