@@ -96,9 +96,7 @@ def make(arguments: argparse.Namespace) -> dict[str, Any]:
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     library.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=arguments.vocabulary, special_tokens=["<pad>", "<end>"], initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=arguments.vocabulary, special_tokens=["<pad>", "<end>"], initial_alphabet=alphabet, show_progress=False)
     library.train_from_iterator((prompt + completion for prompt, completion in texts), trainer)
     base = arguments.work / "base"
     PreTrainedTokenizerFast(tokenizer_object=library, eos_token="<end>", pad_token="<pad>").save_pretrained(base)

@@ -96,7 +96,7 @@ def test_there_are_recipes() -> None:
 
 KNOWN_ELSEWHERE = {
     "recipe.py": {"full"},  # the default method
-    "starting.py": {"features", "full"},  # what `init` proposes
+    "starting.py": {"features", "full", "lora"},  # what `init` proposes
     "report/run_page.py": set(methods.NAMES),  # in words, for the reader of a report
     "models/features.py": {"features"},  # a folder of the cache, not the method
 }

@@ -309,7 +309,7 @@ def test_a_base_that_cannot_be_used(cli_: Cli, tmp_path: Path, tiny_base: Path) 
         assert (code, out) == (2, "") and len(err.splitlines()) == 2
         return err
 
-    remedy = "give a folder with config.json and model.safetensors, a starter (`starter/minilm`), or a Hub name while online"
+    remedy = "give a folder with config.json and model.safetensors, a starter (`starter/minilm`, `starter/scribe`), or a Hub name while online"
     assert said("./nowhere") == f"error: recipe, `model`: no base at `./nowhere`\n  -> {remedy}\n"
     assert said("starter/minilmm").startswith("error: starter/minilmm: no starter base `minilmm`, did you mean `minilm`?\n  -> there are `minilm`")
     assert said("nobody/nothing").startswith("error: recipe, `model`: no base `nobody/nothing` here, and the Hub did not give it (")

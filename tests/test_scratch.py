@@ -78,6 +78,7 @@ def test_the_template_is_what_transformers_makes_of_it(made: Path) -> None:
     ours = chat.load(made)
     assert ours.template == TEMPLATE and dict(ours.tokens) == {"eos_token": END, "pad_token": PAD}
     turns = [{"role": role, "content": text} for role, text in (("system", "Be brief."), ("user", " Two\nlines? "), ("assistant", "é 42"), ("user", "?"))]
+    assert ours.write(turns[:2], True) == "<|system|>Be brief.<|end|><|user|> Two\nlines? <|end|><|assistant|>"
     for some, answer_next in ((turns, True), (turns[:3], False), (turns[1:2], True), (turns[1:3], False)):
         assert ours.write(some, answer_next) == theirs.apply_chat_template(some, tokenize=False, add_generation_prompt=answer_next)
         ids = tokenizer.load(made).library.encode(ours.write(some, answer_next), add_special_tokens=False).ids
@@ -163,8 +164,8 @@ def test_a_run_makes_its_base_learns_and_shares_what_it_can(recipe_file: Path, t
     second = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs", train__epochs=1)
     assert stages(second) == {"prepare": "recipes", "begin": "recipes", "train": None, "evaluate": None, "report": None}
     assert (second.folder / "base" / "tokenizer.json").read_bytes() == (run.folder / "base" / "tokenizer.json").read_bytes()
-    third = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs", train__epochs=1, model__scratch__vocabulary=340)
-    assert stages(third) == {"prepare": "recipes", "begin": None, "train": None, "evaluate": None, "report": None}
+    third = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs", train__epochs=1, model__scratch__layers=1)
+    assert stages(third) | {"prepare": None} == dict.fromkeys(stages(run)) and str(stages(third)["prepare"]).startswith("recipes")
 
 
 def test_the_seed_decides_the_first_weights(recipe_file: Path, tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ def check(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
         card = prepare.into(recipe.data, data, None)
         read = reader(base, recipe)
         examples = objectives.get(recipe.objective.kind).make(recipe.objective, base, data).examples(data / "train.parquet", read)
-        return card, train.token_report(examples, read.limit)
+        train.must_learn(examples, "train", read.limit)
+        return card, train.token_report(examples, read)
 
 
 def versions() -> dict[str, str]:

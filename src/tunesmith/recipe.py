@@ -93,6 +93,12 @@ class Recipe(Settings):
     def _short(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _whole_models_alone_begin_from_nothing(self) -> Recipe:
+        if self.model.scratch is not None and not isinstance(self.method, FullSettings):
+            raise ValueError(f"model.scratch takes method: full, found {self.method.kind}; random weights that do not learn are worth nothing")
+        return self
+
     @field_validator("objective", mode="before")
     @classmethod
     def _kind_by_its_keys(cls, value: Any) -> Any:

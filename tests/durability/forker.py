@@ -4,11 +4,16 @@
 
 {"run": {"argv": [...], "cwd": "...", "env": {...}, "log": "...", "points": "..." or null, "at": k or null, "signal": 9}} -> {"pid": n}
 {"wait": n} -> {"code": n}          the exit code, or minus the number of the signal that ended it
+{"over": n} -> {"code": n or null}  the same without waiting
 
 The child is the command `tunesmith` itself, in a process of its own that can be killed like any other. It counts *points*: every file it
 opens for writing, makes, renames, links, flushes or deletes below its folder, the middle of every safetensors file, and every backward
 pass. With `points` it writes them down by number; with `at` it sends itself a signal at that number, so that a test can walk over all
 places where a crash could fall.
+
+Three variables of `env` change the child further: DURABILITY_ORDER names a file that gets a line for each optimizer step (its rows and a
+hash of what they hold), DURABILITY_POISON spoils losses or gradients (JSON: how, part, steps), DURABILITY_CLOCK sets the clock of the child
+forward or back by some seconds after its second step.
 """
 
 from __future__ import annotations
@@ -18,8 +23,10 @@ import os
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["OMP_NUM_THREADS"] = "1"  # with more, torch's threads would not survive the fork
 
+import hashlib
 import importlib
 import json
+import math
 import re
 import signal
 import sys
@@ -29,13 +36,15 @@ from pathlib import Path
 from typing import Any
 
 MODULES = """torch safetensors.torch safetensors.numpy transformers transformers.core_model_loading transformers.models.auto.modeling_auto
-    transformers.models.bert.modeling_bert peft pyarrow.parquet pyarrow.dataset pyarrow.compute ruamel.yaml rich.progress py3langid.langid
+    transformers.models.bert.modeling_bert
+    transformers.models.llama.modeling_llama jinja2.sandbox peft pyarrow.parquet pyarrow.dataset pyarrow.compute ruamel.yaml rich.progress py3langid.langid
     sklearn.linear_model sklearn.feature_extraction.text scipy.stats scipy.special tunesmith.cli tunesmith.api tunesmith.pipeline
     tunesmith.progress tunesmith.data.languages tunesmith.evaluation.measure tunesmith.evaluation.baselines tunesmith.evaluation.findings
     tunesmith.report.run_page tunesmith.report.page tunesmith.report.card tunesmith.report.gate tunesmith.serving.engine
     tunesmith.training.loop tunesmith.training.diagnosis tunesmith.models.features tunesmith.models.vocabulary tunesmith.models.heads
     tunesmith.models.layers tunesmith.models.load tunesmith.methods.full tunesmith.methods.freeze tunesmith.methods.lora
-    tunesmith.methods.features"""
+    tunesmith.methods.features tunesmith.models.llama tunesmith.models.decode tunesmith.objectives.sft tunesmith.objectives.next_token
+    tunesmith.evaluation.measure_text tunesmith.evaluation.text_findings tunesmith.serving.generation tunesmith.stages.evaluate_text"""
 
 
 class Points:
@@ -108,6 +117,93 @@ class Points:
         safetensors.numpy.save_file = half_way(safetensors.numpy.save_file)
 
 
+def note_order(path: str) -> None:
+    """Write down which rows each optimizer step learns, and what they hold."""
+    from tunesmith.training import loop
+
+    cut, step = loop._micro, loop._Loop.step
+    rows: list[int] = []
+
+    def micro(rows_B: Any, micro_rows: int | None) -> Any:
+        rows[:] = rows_B.tolist()
+        return cut(rows_B, micro_rows)
+
+    def noted(self: Any, batches: Any) -> None:
+        digest = hashlib.sha256()
+        for batch in batches:
+            for name in sorted(batch.inputs):
+                digest.update(batch.inputs[name].numpy().tobytes())
+            digest.update(batch.targets.numpy().tobytes())
+        line = {"step": self.state.step + 1, "epoch": self.state.epoch, "rows": list(rows), "holds": digest.hexdigest()}
+        step(self, batches)
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    loop._micro, loop._Loop.step = micro, noted  # type: ignore[assignment, method-assign]
+
+
+def poison(how: str, part: str, steps: list[int]) -> None:
+    """Make the loss or the gradient of some steps' first, middle or last part NaN or infinite."""
+    import torch
+
+    from tunesmith.objectives import Loss
+    from tunesmith.training import loop
+
+    step = loop._Loop.step
+    value = math.nan if "nan" in how else math.inf
+
+    class Gradient(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, total: torch.Tensor) -> torch.Tensor:
+            return total.clone()
+
+        @staticmethod
+        def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return gradient * value
+
+    def spoilt(self: Any, batches: Any) -> None:
+        if self.state.step + 1 not in steps:
+            return step(self, batches)
+        at = {"first": 0, "middle": len(batches) // 2, "last": len(batches) - 1}[part]
+        calls = iter(range(len(batches)))
+        right = self.objective.loss
+
+        def wrong(model: Any, batch: Any) -> Any:
+            loss = right(model, batch)
+            if next(calls) != at:
+                return loss
+            if "gradient" in how:
+                return Loss(Gradient.apply(loss.total), loss.sums)
+            return Loss(loss.total * value, {**loss.sums, "loss": value})
+
+        self.objective.loss = wrong
+        try:
+            step(self, batches)
+        finally:
+            self.objective.loss = right
+
+    loop._Loop.step = spoilt  # type: ignore[method-assign]
+
+
+def set_clock(seconds: float) -> None:
+    """After the second step of this process the clock on the wall says another time."""
+    import time
+
+    from tunesmith.training import loop
+
+    step, clock = loop._Loop.step, time.time
+    count = 0
+
+    def stepped(self: Any, batches: Any) -> None:
+        nonlocal count
+        step(self, batches)
+        count += 1
+        if count == 2:
+            time.time = lambda: clock() + seconds
+
+    loop._Loop.step = stepped  # type: ignore[method-assign]
+
+
 def child(wanted: dict[str, Any]) -> int:
     os.chdir(wanted["cwd"])
     os.environ.update(wanted["env"])
@@ -119,6 +215,12 @@ def child(wanted: dict[str, Any]) -> int:
     from tunesmith.models import features
 
     features.BATCH_TOKENS, features.CHUNK_BATCHES = 64, 2  # many segments, so that a crash can fall between them
+    if place := os.environ.get("DURABILITY_ORDER"):
+        note_order(place)
+    if spoilt := os.environ.get("DURABILITY_POISON"):
+        poison(**json.loads(spoilt))
+    if seconds := os.environ.get("DURABILITY_CLOCK"):
+        set_clock(float(seconds))
     Points(Path(wanted["cwd"]), wanted["points"] and Path(wanted["points"]), wanted["at"], wanted["signal"]).install()
     sys.argv = ["tunesmith", *wanted["argv"]]
     try:
@@ -139,7 +241,10 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         if "wait" in asked:
-            answer = {"code": os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1])}
+            answer: dict[str, int | None] = {"code": os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1])}
+        elif "over" in asked:
+            ended, status = os.waitpid(asked["over"], os.WNOHANG)
+            answer = {"code": os.waitstatus_to_exitcode(status) if ended else None}
         else:
             pid = os.fork()
             if pid == 0:

@@ -196,10 +196,9 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": ("opt", {**{k: v for k, v in SMALL.items() if k != "intermediate_size"}, "ffn_dim": 48, "word_embed_proj_dim": 32, **MARKS}),
     "mamba": ("mamba", {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, **MARKS}),
 }
-LEAKS = {"bloom", "opt", "mamba"}  # positions of a row are not told to these by position_ids
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.xfail(strict=True, reason="rows see each other")) if n in LEAKS else n for n in OTHERS])
+@pytest.mark.parametrize("name", OTHERS)
 def test_other_kinds_keep_rows_apart_too(name: str) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from tunesmith import methods
 from tunesmith.errors import UserError
-from tunesmith.models import llama
+from tunesmith.models import decode, llama
 from tunesmith.tokens import batches
 from tunesmith.tokens.text import NOT_LEARNT
 
@@ -131,6 +131,9 @@ def test_peft_opens_a_language_models_files(texts: Any, kind: str, settings: dic
     assert float((own - logits).abs().max()) < 1e-5
     written = [one.generate(input_ids=rows[0][None], attention_mask=torch.ones(1, len(rows[0])), max_new_tokens=4, do_sample=False) for one in (loaded, opened)]
     assert torch.equal(*written) and written[0].shape[1] > len(rows[0])
+    told = decode.generate(loaded, [row.tolist() for row in rows], [], decode.Sampling(max_new_tokens=4), 128)
+    each = [opened.generate(input_ids=row[None], attention_mask=torch.ones(1, len(row)), max_new_tokens=4, do_sample=False, eos_token_id=None) for row in rows]
+    assert [one.ids for one in told] == [ids[0, -4:].tolist() for ids in each]
 
 
 @pytest.mark.parametrize("settings", [case.values[1] for case in CASES if case.values[0] == "prefix"], ids=["prefix", "projection", "prompt"])
@@ -238,6 +241,19 @@ def test_four_bits_measure_and_train_in_turn(texts: Any) -> None:
     loss.backward()
     assert torch.equal(bench.logits(model), before)
     assert [name for name, one in model.named_modules() if getattr(getattr(one, "weight", None), "quant_state", None) is not None] != []
+
+
+@FOUR_BITS
+def test_four_bits_stay_four_bits_in_bf16(texts: Any) -> None:
+    """What `precision: bf16` rounds are numbers, not the packed bytes."""
+    bench = texts()
+    curves = {}
+    for precision in ("fp32", "bf16"):
+        model = bench.adapt("qlora")
+        before = {name: one.detach().clone() for name, one in model.named_parameters() if one.dtype == torch.uint8}
+        curves[precision] = bench.train("qlora", model, epochs=2, learning_rate=1e-2, precision=precision)
+        assert len(before) == 14 and all(torch.equal(dict(model.named_parameters())[name], one) for name, one in before.items())
+    assert curves["bf16"] == pytest.approx(curves["fp32"], abs=0.1) and curves["bf16"][-1] < 0.6 * curves["bf16"][0]
 
 
 def test_without_bitsandbytes_the_command_is_named(texts: Any, monkeypatch: pytest.MonkeyPatch) -> None:

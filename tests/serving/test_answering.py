@@ -104,7 +104,10 @@ def test_a_prompt_that_is_cut_is_said(cli_: Cli, talker: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"prmpt": "a"}, "no column `prompt`, did you mean `prmpt`?\n  -> the columns are `prmpt`; choose with --text"),
+        (
+            {"ask": "a"},
+            "no column of questions: none is named `messages`, `prompt`, `question`, `instruction`, `text`\n  -> the columns are `ask`; choose with --text",
+        ),
         ({"prompt": "a", "answer": "b"}, "column `answer` is there already\n  -> rename it, so that nothing is overwritten"),
         ({"prompt": " "}, "column `prompt` holds no text\n  -> fill it in or leave it out"),
         ({"messages": "a"}, "column `messages` holds no list of messages\n  -> write JSON lines: "),
@@ -120,7 +123,10 @@ def test_a_file_that_asks_nothing(cli_: Cli, tmp_path: Path, talker: Path, conte
     assert (code, out) == (2, "") and err.startswith(f"error: d.jsonl:1: {said}") and not (tmp_path / "out.jsonl").exists()
 
 
-def test_what_else_cannot_be_answered(cli_: Cli, talker: Path) -> None:
+def test_what_else_cannot_be_answered(cli_: Cli, tmp_path: Path, talker: Path) -> None:
     assert cli_("predict", talker, "a", " ") == (2, "", "error: text 2: a text holds no text\n  -> fill it in or leave it out\n")
+    said = "error: d.jsonl:1: no column `promt`, did you mean `prompt`?\n  -> the columns are `prompt`; choose with --text\n"
+    (tmp_path / "d.jsonl").write_text(lines([{"prompt": "a"}]))
+    assert cli_("predict", talker, "-i", tmp_path / "d.jsonl", "--text", "promt") == (2, "", said)
     said = "error: sampling: `top_p=3.0` must lie above 0 and at most at 1\n  -> leave top_p out for 1.0\n"
     assert cli_("predict", talker, "a", "--top-p", 3) == (2, "", said)

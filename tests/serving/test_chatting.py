@@ -123,8 +123,8 @@ SLOW = """
 import sys, time
 from tunesmith import cli
 from tunesmith.models import memory
-step = memory.Flat.step
-memory.Flat.step = lambda self, ids: (time.sleep(0.2), step(self, ids))[1]
+advance = memory.Flat.advance
+memory.Flat.advance = lambda self, ids: (time.sleep(0.2), advance(self, ids))[1]
 cli.main()
 """
 

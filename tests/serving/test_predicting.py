@@ -135,6 +135,9 @@ def test_what_else_cannot_be_answered(cli_: Cli, tmp_path: Path, trained: Path) 
     remedy = "iconv -f WINDOWS-1252 -t UTF-8 turns Windows text into it"
     assert cli_("predict", trained, stdin=b"caf\xe9\n") == (2, "", f"error: stdin: byte 0xE9 is not UTF-8\n  -> {remedy}\n")
     assert cli_("predict", trained, "a", "--device", "tpu") == (2, "", command + "`--device=tpu` is not here\n  -> use cpu, or cuda where torch sees a GPU\n")
+    said = "error: command line: `--top-p` is for models that write texts; this one gives labels\n  -> leave --top-p out\n"
+    assert cli_("predict", trained, "a", "--top-p", 0.5) == (2, "", said)
+    assert cli_("chat", trained, stdin="a")[2].endswith("this model gives labels (classification), it writes no texts\n  -> use tunesmith predict\n")
     (tmp_path / "d.jsonl").write_text('{"Message": 3}\n')
     assert cli_("predict", trained, "-i", tmp_path / "d.jsonl")[2].startswith("error: d.jsonl:1: column `Message` holds no text\n")
     assert cli_("predict", trained, "-i", tmp_path / "no.jsonl")[2].startswith(f"error: {tmp_path / 'no.jsonl'}: no such file, did you mean `d.jsonl`?\n")

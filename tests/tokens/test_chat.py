@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,10 @@ BLOCKS = """{% for m in messages %}
 """
 
 
-@pytest.mark.parametrize("template", [CHATML, TEMPLATE, BLOCKS], ids=["chatml", "scratch", "blocks"])
+NEWLINE = "{% for m in messages %}{{ m.content }}\n{% endfor %}\n{{ messages[0].content }}\n"
+
+
+@pytest.mark.parametrize("template", [CHATML, TEMPLATE, BLOCKS, NEWLINE], ids=["chatml", "scratch", "blocks", "newline at its end"])
 @pytest.mark.parametrize("turns", [TURNS, TURNS[1:2], [*TURNS[:3], {"role": "user", "content": "stop"}, TURNS[4]]], ids=["five", "one", "stop"])
 def test_texts_are_those_of_transformers(template: str, turns: list[dict[str, str]]) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
@@ -133,14 +135,12 @@ LONG = "{% for a in range(3000) %}{% for b in range(3000) %}{% endfor %}{% endfo
 
 def test_a_template_without_an_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "TIME_LIMIT", 0.05)
-    started = time.monotonic()
     with pytest.raises(UserError, match=r"the base's chat template does not end within 0.05 s"):
         chat.load(folder(tmp_path, chat_template=LONG))
-    assert time.monotonic() - started < 5
-    chat.load(folder(tmp_path, chat_template=LONG), "plain")
+    monkeypatch.undo()
+    assert chat.load(folder(tmp_path, chat_template=LONG), "plain").template == PLAIN
 
 
-@pytest.mark.xfail(strict=True, reason="the trial writes a user's message alone")
 def test_a_template_without_an_end_once_there_is_an_answer_is_stopped_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "TIME_LIMIT", 0.05)
     with pytest.raises(UserError, match="does not end within"):

@@ -1,11 +1,11 @@
 """Bottleneck adapters: the base is frozen, and behind its sublayers learns a narrow two-layer network that adds to what they give.
 
 Houlsby et al. 2019 (https://arxiv.org/abs/1902.00751, figure 2): y = h + U f(D h), h being what a sublayer gives before it is added to its
-input; behind attention and behind the feed-forward. Pfeiffer et al. 2020 (https://arxiv.org/abs/2005.00247, section 4.1): behind the
+input; behind attention and behind the feed-forward. Pfeiffer et al. 2020 (https://arxiv.org/abs/2005.00247): behind the
 feed-forward alone, with half the parameters. We differ:
 1. U is zero at the start (Houlsby: Gaussian of 0.01), so the first step begins at exactly the base's logits.
 2. The base's dropout falls on h and the adapter's share together; Houlsby's adapter reads h after dropout.
-3. Pfeiffer's best place reads the sum after its norm; ours reads h, so that one module serves both styles and every architecture.
+3. Pfeiffer's, as AdapterHub builds it, reads h added to its input and normed; ours reads h, so that one module serves both styles and every architecture.
 4. A classifier's pooler learns with its head. Norms learn as in Houlsby (section 2.1), and need not: `norms`.
 """
 

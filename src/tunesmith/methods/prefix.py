@@ -77,7 +77,8 @@ def adapt(base: Base, head: Head, settings: PrefixSettings) -> nn.Module:
         raise UserError(what, "recipe, `method.tokens`", f"use at most {base.max_tokens - 8}")
     task = TaskType.CAUSAL_LM if head.labels is None else TaskType.SEQ_CLS
     if settings.style == "prompt":
-        config = PromptTuningConfig(task_type=task, num_virtual_tokens=settings.tokens, prompt_tuning_init="SAMPLE_VOCAB")
+        sizes = {"token_dim": base.hidden_size, "num_layers": model.config.num_hidden_layers, "num_attention_heads": model.config.num_attention_heads}
+        config = PromptTuningConfig(task_type=task, num_virtual_tokens=settings.tokens, prompt_tuning_init="SAMPLE_VOCAB", **sizes)
     else:
         config = PrefixTuningConfig(
             task_type=task, num_virtual_tokens=settings.tokens, prefix_projection=settings.projection, encoder_hidden_size=base.hidden_size

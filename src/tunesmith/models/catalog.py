@@ -66,8 +66,17 @@ def resolve(settings: ModelSettings) -> Base:
     Raises:
         UserError: it is not there, has no safetensors weights, asks for code of its own, or its hash is wrong.
     """
-    if settings.scratch is not None:
-        return made(settings.scratch)
+    base = _found(settings) if settings.scratch is None else made(settings.scratch)
+    if settings.max_tokens and settings.max_tokens > base.max_tokens:
+        raise UserError(
+            f"`model.max_tokens={settings.max_tokens}` is beyond the base's limit of {base.max_tokens}",
+            "recipe",
+            f"set it to at most {base.max_tokens}, or model.truncation: windows to read longer texts",
+        )
+    return base
+
+
+def _found(settings: ModelSettings) -> Base:
     name = settings.base
     if name.startswith(starters.PREFIX):
         folder = starters.base_folder(name)
@@ -89,7 +98,7 @@ def resolve(settings: ModelSettings) -> Base:
     if config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
         limits = [limit - 2 for limit in limits if limit]  # positions start behind the padding index there
     licence, languages = _readme(folder)
-    base = Base(
+    return Base(
         name,
         folder,
         _identity(folder),
@@ -99,13 +108,6 @@ def resolve(settings: ModelSettings) -> Base:
         licence,
         languages,
     )
-    if settings.max_tokens and settings.max_tokens > base.max_tokens:
-        raise UserError(
-            f"`model.max_tokens={settings.max_tokens}` is beyond the base's limit of {base.max_tokens}",
-            "recipe",
-            f"set it to at most {base.max_tokens}, or model.truncation: windows to read longer texts",
-        )
-    return base
 
 
 def made(settings: ScratchSettings, folder: Path | None = None) -> Base:

@@ -171,7 +171,7 @@ def _batch(
             seen_RV = None if seen_RV is None else seen_RV[going]
         if seen_RV is not None:
             seen_RV[torch.arange(len(rows), device=ids_R.device), ids_R] = True
-        logits_RV = past.step(ids_R)
+        logits_RV = past.advance(ids_R)
 
 
 def _seen(logits_RV: torch.Tensor, prompts: Sequence[Sequence[int]]) -> torch.Tensor:

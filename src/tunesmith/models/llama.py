@@ -168,10 +168,13 @@ def states(model: Any, ids_T: torch.Tensor, lengths_R: list[int], cached_TD: tor
         made: torch.Tensor = bare.fast_states(ids_T, lengths_R, cached_TD, front(model))
         return made
     assert cached_TD is None and front(model) is None
-    # Positions that begin again at 0, and no mask: transformers then keeps the rows apart.
-    positions_1T = layout(lengths_R, ids_T.device).positions_T[None]
-    output = bare.get_decoder()(input_ids=ids_T[None], position_ids=positions_1T, use_cache=False)
-    return output.last_hidden_state[0]  # type: ignore[no-any-return]  # transformers' output behind Any
+    # Padded on the right and masked: not every kind keeps packed rows apart by positions that begin again (opt, bloom, mamba ... do not).
+    lengths = torch.tensor(lengths_R, device=ids_T.device)
+    mask_RL = torch.arange(max(lengths_R), device=ids_T.device) < lengths[:, None]
+    ids_RL = ids_T.new_zeros(mask_RL.shape)
+    ids_RL[mask_RL] = ids_T
+    output = bare.get_decoder()(input_ids=ids_RL, attention_mask=mask_RL.long(), use_cache=False)
+    return output.last_hidden_state[mask_RL]  # type: ignore[no-any-return]  # transformers' output behind Any
 
 
 def _states(self: Any, ids_T: torch.Tensor, lengths_R: list[int], cached_TD: torch.Tensor | None, before: Front | None = None) -> torch.Tensor:

@@ -31,7 +31,7 @@ class Memory(Protocol):
     def read(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Read R prompts, once: fp32 logits_RV of the token after each."""
 
-    def step(self, ids_R: torch.Tensor) -> torch.Tensor:
+    def advance(self, ids_R: torch.Tensor) -> torch.Tensor:
         """Read one more token of each row: fp32 logits_RV of the next."""
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -119,7 +119,7 @@ class Flat:
         last_RD: torch.Tensor = hidden_TD[counts_R.cumsum(0) - 1]
         return last_RD
 
-    def step(self, ids_R: torch.Tensor) -> torch.Tensor:
+    def advance(self, ids_R: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
             if self.now == self.keys_NRGLK.shape[3]:
                 # Twice the room each time: what is copied in all stays below what is written.
@@ -194,7 +194,7 @@ class Padded:
             self.cache: Any = DynamicCache(config=self.model.config)
             return self._forward(ids_RL, (self.mask_RL.cumsum(1) - 1).clamp(min=0))
 
-    def step(self, ids_R: torch.Tensor) -> torch.Tensor:
+    def advance(self, ids_R: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
             self.mask_RL = F.pad(self.mask_RL, (0, 1), value=1)
             return self._forward(ids_R[:, None], self.mask_RL.sum(1, keepdim=True) - 1)

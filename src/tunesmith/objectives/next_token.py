@@ -1,7 +1,7 @@
 """What supervised fine-tuning and continued pre-training share: the cross-entropy of the next token, where it is learnt.
 
 The vocabulary's product is made only for learnt places and in chunks, and the gradient of each chunk at once with its loss, so that
-never more than CHUNK_NUMBERS logits exist (the idea of Liger's fused loss, https://arxiv.org/abs/2410.10989, section 3.2).
+never more than CHUNK_NUMBERS logits exist (the idea of Liger's fused loss, https://arxiv.org/abs/2410.10989).
 
 Shapes: T places of all rows, U learnt places, D hidden size, V vocabulary, C places of a chunk, R rows.
 """

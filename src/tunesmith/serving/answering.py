@@ -40,8 +40,9 @@ def asked(records: Records, columns: Mapping[str, Any], named: str | None) -> li
         return [_dialogue(record, messages, columns.get("system"), f"{records.source}:{line}") for line, record in records.records]
     prompt = named or next((one for one in (columns.get("prompt"), columns.get("text"), *map(lower.get, PROMPT_NAMES)) if one in records.columns), None)
     if prompt not in records.columns:
-        wanted = prompt or columns.get("messages") or columns.get("prompt") or columns.get("text") or "prompt"
-        what = f"no column `{wanted}`{nearest(wanted, records.columns)}"
+        wanted = prompt or columns.get("prompt") or columns.get("text")
+        known = some(["messages", *PROMPT_NAMES], 9)
+        what = f"no column `{wanted}`{nearest(wanted, records.columns)}" if wanted else f"no column of questions: none is named {known}"
         raise UserError(what, f"{records.source}:1", f"the columns are {some(records.columns)}; choose with --text")
     beside: Mapping[str, Any] = {} if named else columns
     return [_question(record, prompt, beside, f"{records.source}:{line}") for line, record in records.records]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tunesmith import methods
 from tunesmith import recipe as recipes
 from tunesmith.data import prepare as preparation
 from tunesmith.data import rows
-from tunesmith.files import read_json
+from tunesmith.files import cache, read_json
 from tunesmith.models import catalog
 from tunesmith.models.catalog import Base
 from tunesmith.recipe import Recipe
@@ -69,11 +70,12 @@ def content(recipe: Recipe) -> dict[str, Any]:
 
 def reader(base: Base, recipe: Recipe) -> Reader:
     """How the base reads texts under this recipe."""
-    from tunesmith.models.features import cache_folder
     from tunesmith.tokens import tokenizer
     from tunesmith.tokens.reader import Reader
 
-    return Reader(tokenizer.load(base.folder), recipe.model.max_tokens or base.max_tokens, recipe.model.truncation, cache_folder().parent)
+    # A prefix takes places of the base's limit.
+    limit = min(recipe.model.max_tokens or base.max_tokens, base.max_tokens - methods.places(recipe.method))
+    return Reader(tokenizer.load(base.folder), limit, recipe.model.truncation, cache())
 
 
 def unlabelled(context: Context, table: Any) -> TokenExamples:

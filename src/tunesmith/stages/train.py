@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tunesmith.objectives import Objective
     from tunesmith.recipe import Recipe
     from tunesmith.tokens.examples import Examples
+    from tunesmith.tokens.reader import Reader
     from tunesmith.training.device import Machine
 
 RESUMABLE = ("epochs", "learning_rate", "patience")
@@ -46,12 +47,11 @@ def _work(context: Context, belongs: str) -> dict[str, Any]:
     data = run.folder / "data"
     objective = objectives.get(recipe.objective.kind).make(recipe.objective, context.base, data)
     sides = [side for side in ("train", "valid") if (data / f"{side}.parquet").exists()]
-    given = {side: objective.examples(data / f"{side}.parquet", reader(context.base, recipe)) for side in sides}
+    read = reader(context.base, recipe)
+    given = {side: objective.examples(data / f"{side}.parquet", read) for side in sides}
     for side, examples in given.items():
-        if not len(examples):
-            what = f"no {side} row has anything to learn within {reader(context.base, recipe).limit} tokens"
-            raise UserError(what, "recipe, `model.max_tokens`", "raise it, shorten the rows, or set model.truncation: tail")
-    report = token_report(given["train"], reader(context.base, recipe).limit)
+        must_learn(examples, side, read.limit)
+    report = token_report(given["train"], read)
     run.emit({"kind": "warning" if report["cut_rows"] else "note", "text": report["said"]})
     machine = _machine(context)
     seeds = _seeds(recipe)
@@ -185,14 +185,25 @@ def _spread(figures: list[dict[str, float]]) -> dict[str, Any]:
     return {name: {"mean": mean(one[name] for one in figures), "spread": stdev(one[name] for one in figures)} for name in names}
 
 
-def token_report(examples: Examples, limit: int) -> dict[str, Any]:
+def must_learn(examples: Examples, side: str, limit: int) -> None:
+    """Refuse rows of which nothing is left.
+
+    Raises:
+        UserError: the limit cut away all that was to be learnt.
+    """
+    if not len(examples):
+        what = f"no {side} row has anything to learn within {limit} tokens"
+        raise UserError(what, "recipe, `model.max_tokens`", "raise it, shorten the rows, or set model.truncation: tail")
+
+
+def token_report(examples: Examples, read: Reader) -> dict[str, Any]:
     """How long the training texts are in tokens, what the limit cuts, and what to do about it."""
     import numpy as np
 
     from tunesmith.tokens.text import TextExamples
 
     p50, p95, most = (int(np.percentile(examples.lengths_N, q)) for q in (50, 95, 100))
-    report: dict[str, Any] = {"limit": limit, "p50": p50, "p95": p95, "most": most, "cut_rows": 0, "cut_tokens": 0}
+    report: dict[str, Any] = {"limit": read.limit, "p50": p50, "p95": p95, "most": most, "cut_rows": 0, "cut_tokens": 0}
     if isinstance(examples, TextExamples):
         losses = examples.losses
         report |= {"cut_rows": losses.cut_rows, "cut_tokens": losses.cut_tokens, "left_out": losses.left_out}
@@ -200,19 +211,17 @@ def token_report(examples: Examples, limit: int) -> dict[str, Any]:
     else:
         tokens: Any = getattr(examples, "tokens")  # noqa: B009  # the other kind of examples a training begins with
         report |= {"cut_rows": tokens.cut_rows, "cut_tokens": tokens.cut_tokens, "windows": len(tokens.offsets_Q) - len(tokens.rows_N)}
-    report["said"] = _said(report, len(examples))
+    report["said"] = _said(report, len(examples), read.truncation)
     return report
 
 
-def _said(report: dict[str, Any], rows: int) -> str:
+def _said(report: dict[str, Any], rows: int, truncation: str) -> str:
     limit, cut = report["limit"], report["cut_rows"]
     learnt = f" {report['learnt']:,} of {report['tokens']:,} tokens are learnt." if "learnt" in report else ""
     if cut and "learnt" in report:
         out = f" {report['left_out']} of them have no learnt token left and are left out." if report["left_out"] else ""
-        return (
-            f"{cut} training rows are longer than the limit of {limit} tokens and lose {report['cut_tokens']} tokens at their "
-            f"ends.{out}{learnt} To keep their answers instead set model.truncation: tail."
-        )
+        place, remedy = ("beginnings", "") if truncation == "tail" else ("ends", " To keep their ends instead set model.truncation: tail.")
+        return f"{cut} training rows are longer than the limit of {limit} tokens and lose {report['cut_tokens']} tokens at their {place}.{out}{learnt}{remedy}"
     if cut:
         return (
             f"{cut} of {rows} training texts ({100 * cut / max(1, rows):.1f} %) are longer than the limit of {limit} tokens and lose "

@@ -48,20 +48,20 @@ def data_file(name: str) -> Path:
 
 def held_out(name: str, count: int) -> list[str]:
     """Texts of a grammar that are in no data set."""
-    from tunesmith.starters import desk
+    from tunesmith.starters.desk import documents
 
     assert name.removeprefix(PREFIX) in GRAMMARS
-    return [one.text for one in desk.documents(count, HELD_OUT_SEED)]
+    return [one.text for one in documents(count, HELD_OUT_SEED)]
 
 
 def _written(short: str) -> Path:
     """The file of a grammar's data set, written on first use into the user's cache; the name carries the grammar's hash."""
-    from tunesmith.starters import desk
+    from tunesmith.starters.desk import documents, identity
 
-    path = cache() / "starters" / f"{short}-{desk.identity()}.jsonl"
+    path = cache() / "starters" / f"{short}-{identity()}.jsonl"
     if not path.exists():
         with staged_file(path) as staging, open(staging, "w", encoding="utf-8") as file:
-            for number, one in enumerate(desk.documents(GRAMMARS[short])):
+            for number, one in enumerate(documents(GRAMMARS[short])):
                 file.write(json.dumps({"id": f"{short}-{number}", "text": one.text}, ensure_ascii=False) + "\n")
     return path
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import datetime
 import json
-import threading
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +25,7 @@ Template = Literal["auto", "plain", "none"]
 Message = Mapping[str, str]
 
 TIME_LIMIT = 2.0
-"""Seconds a template may take for two messages."""
+"""Seconds a template may take for a few short messages."""
 
 PLAIN = (
     "{% for m in messages %}{% if m.role == 'assistant' %}Assistant:\n{{ m.content }}{{ eos_token }}\n"
@@ -85,21 +88,48 @@ def _content(token: Any) -> str | None:
 
 
 def _try(chat: Chat, folder: Path) -> None:
-    failed: list[UserError] = []
+    """Write short dialogues in a process of its own, which a template cannot outlast nor fill the memory from."""
+    if chat.template == PLAIN:
+        return
+    said = _trial(chat.template, json.dumps(dict(chat.tokens)), TIME_LIMIT)
+    if said:
+        raise UserError(f"the base's chat template {said}", str(folder), "set objective.template: plain")
 
-    def work() -> None:
-        try:
-            chat.write([{"role": "user", "content": "Hello"}], True)
-        except UserError as error:
-            failed.append(error)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(TIME_LIMIT)
-    if thread.is_alive():
-        raise UserError(f"the base's chat template does not end within {TIME_LIMIT:g} s", str(folder), "set objective.template: plain")
-    if failed:
-        raise failed[0]
+TRIAL = """
+import json, resource, signal, sys
+from tunesmith.tokens.chat import Chat
+from tunesmith.errors import UserError
+template, tokens, limit, memory = json.load(sys.stdin)
+turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": "Bye"}]
+chat = Chat(template, json.loads(tokens))
+resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+signal.setitimer(signal.ITIMER_REAL, limit)  # without a handler: it ends the process, whatever it is doing
+try:
+    for count in (1, 2, 3):
+        chat.write(turns[:count], count % 2 == 1)
+except UserError as error:
+    print(error.what)
+"""
+MEMORY_LIMIT = 2**31
+"""Bytes of address space for a trial."""
+
+
+@lru_cache(maxsize=32)
+def _trial(template: str, tokens: str, limit: float) -> str:
+    """What is wrong with a template, in words; empty when it wrote its dialogues."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    given = json.dumps([template, tokens, limit, MEMORY_LIMIT]).encode()
+    try:
+        done = subprocess.run([sys.executable, "-c", TRIAL], input=given, capture_output=True, timeout=limit + 60, env=environment, check=False)
+    except subprocess.TimeoutExpired:
+        return f"does not end within {limit:g} s"
+    if done.returncode == -signal.SIGALRM:
+        return f"does not end within {limit:g} s"
+    if done.returncode:
+        return f"fails on a short dialogue (exit code {done.returncode})"
+    said = done.stdout.decode("utf-8", "replace").strip()
+    return said.removeprefix("the base's chat template ")
 
 
 @lru_cache(maxsize=8)
@@ -120,7 +150,7 @@ def _compiled(template: str) -> Any:
     def refuse(message: str) -> None:
         raise ValueError(message)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], keep_trailing_newline=True)
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda form: datetime.datetime(2026, 1, 1).strftime(form)  # a fixed day: the same row, the same tokens

@@ -180,12 +180,17 @@ def answers(
     Args:
         tokenizer, chat: of the base.
         dialogues: batches of dialogues.
-        ends: from `end_of`; each learnt answer ends with one of them, and where a template forgets it, it is added.
+        ends: from `end_of`; where a template forgets to end its last answer with one of them, the first is added.
         limit: most tokens of a sequence.
         keep: what is kept of a longer one: head or tail.
         learn: every answer, or the last.
         losses: counts what is cut and left out.
+
+    Raises:
+        UserError: another way to keep something of a long row is asked for.
     """
+    if keep not in ("head", "tail"):
+        raise UserError(f"`model.truncation={keep}` does not work for answers", "recipe", "use head, or tail to keep the last answer")
     row = -1
     prefix = list(tokenizer.prefix) if not chat.template else []
     for batch in dialogues:

@@ -111,10 +111,11 @@ def train(
     torch.set_num_threads(1 if small else machine.threads)
     masters = machine.precision == "bf16" and not small
     optimizer = Optimizer(model, settings.weight_decay, settings.betas, masters)
-    frozen = [(p, p.detach().cpu()) for p in model.parameters() if masters and not p.requires_grad]
+    frozen = [(p, p.detach().cpu()) for p in model.parameters() if masters and not p.requires_grad and p.is_floating_point()]
     if masters:  # parameters alone: a rotary embedding's frequencies, which are buffers, lose too much in bf16
         for parameter in model.parameters():
-            parameter.data = parameter.data.to(torch.bfloat16)
+            if parameter.is_floating_point():  # a base in four bits keeps its bytes
+                parameter.data = parameter.data.to(torch.bfloat16)
     state = State()
     found, warnings = checkpoint.newest(checkpoints, identity, settings.keep_best)
     for text in warnings:
