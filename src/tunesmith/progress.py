@@ -24,6 +24,7 @@ class Teller:
         self._task: TaskID | None = None
         self._name = ""
         self._told = self._began = 0.0
+        self._first = 0
 
     def __call__(self, event: dict[str, Any]) -> None:
         kind = event["kind"]
@@ -60,9 +61,9 @@ class Teller:
         now = time.monotonic()
         if not self.console.is_terminal:
             if self._name != name:
-                self._name, self._told, self._began = name, now, now
+                self._name, self._told, self._began, self._first = name, now, now, done
             if now - self._told >= PLAIN_SECONDS and done < of:
-                left = (now - self._began) / max(done, 1) * (of - done)
+                left = (now - self._began) / max(done - self._first, 1) * (of - done)
                 self.console.print(f"  {TASKS.get(name, name)}: {done} of {of}{_rate(event)}, about {left:.0f} s left")
                 self._told = now
             return

@@ -56,7 +56,7 @@ def last_row(folder: Path) -> None:
 
 CHANGES: dict[str, Change] = {
     "rank": recipe("method", rank=4),
-    "the base's template": text_of("base/tokenizer_config.json", "<|im_start|>assistant", "<|im_start|>helper"),
+    "the base's template": text_of("base/tokenizer_config.json", "<|im_end|>\\n{% endfor", "<|im_end|>\\n\\n{% endfor"),
     "alpha": recipe("method", alpha=32),
     "targets": recipe("method", targets=["q_proj", "v_proj"]),
     "the adapters' dropout": recipe("method", dropout=0.2),
@@ -123,7 +123,10 @@ def test_nothing_changed_and_it_goes_on(bench: Any, half: Any) -> None:
     place = bench.copy(half)
     assert bench.forker.go(place) == 0, place.log
     assert [event["step"] for event in place.events("resumed")] == half.steps()[-1:] and not (place.run.parent / "colours-2").exists()
-    assert place.result() == bench.expected("sft")
+    # The model's files name the folder of their base, which is another here than in the run it is compared with.
+    found, expected = place.result(), bench.expected("sft")
+    assert {**found, "model": 0} == {**expected, "model": 0} and found["model"].keys() == expected["model"].keys()
+    assert found["model"]["adapter_model.safetensors"] == expected["model"]["adapter_model.safetensors"]
 
 
 @pytest.mark.parametrize(

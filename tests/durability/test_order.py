@@ -56,7 +56,7 @@ def test_the_order_of_rows_survives_kills(bench: Any, cell: str, seed: int) -> N
     left_alone = bench.copy(place)
     assert trains(bench, left_alone, left_alone.folder / "order") == 0, left_alone.log
     whole = noted(left_alone.folder / "order")
-    for _ in range(3):
+    for _ in range(2 if seed == 0 else 4):
         code = trains(bench, place, place.folder / "order", at=draw.randint(60, 160))
         assert code in (0, -9), place.log
     assert trains(bench, place, place.folder / "order") == 0, place.log

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer as Library
-from tokenizers import decoders, models, normalizers
+from tokenizers import decoders, normalizers
+from tokenizers import models as vocabularies
 
 import tunesmith
+from tunesmith import methods
 from tunesmith.errors import UserError
 from tunesmith.files import read_json, write_json
 from tunesmith.models import about as abouts
 from tunesmith.models import catalog
 from tunesmith.models.about import Writing
 from tunesmith.models.decode import Generated, Sampling
+from tunesmith.models.load import Head
+from tunesmith.recipe import Recipe
 from tunesmith.serving import engine, generation
 from tunesmith.serving.generation import Prompt, Writer
 from tunesmith.tokens import chat as chats
@@ -42,6 +47,31 @@ def test_it_says_what_it_learnt_and_stops(writer: Writer) -> None:
     assert writer.answer([]) == []
     [short] = writer.answer([ASK], Sampling(max_new_tokens=2))
     assert short.text and not short.ended and short.tokens == 2
+
+
+KINDS: list[dict[str, Any]] = [{"kind": name} for name in methods.NAMES if name != "features"] + [{"kind": "prefix", "style": "prompt"}]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
+def test_what_any_method_saved_writes_as_transformers_does(tiny_llama: Path, tmp_path: Path, kind: dict[str, Any]) -> None:
+    base = catalog.resolve(catalog.ModelSettings(base=str(tiny_llama)))
+    method, chat = methods.get(kind["kind"]), chats.load(tiny_llama)
+    torch.manual_seed(0)
+    model = method.adapt(base, Head(None), Recipe.model_validate({"data": {"train": "x"}, "method": kind}).method)
+    for name, one in model.named_parameters():
+        if (one.requires_grad and not name.startswith("model.")) or "adapter" in name or "lora" in name:
+            torch.nn.init.normal_(one, std=0.2)  # what is fresh in an adapter gives nothing of its own yet
+    method.save(model, base, tmp_path)
+    writing = Writing(chat.template, dict(chat.tokens), text.end_of(tokenizer.load(tiny_llama), base.config, chat))
+    abouts.write(abouts.About("sft", kind["kind"], base.name, base.sha256, [], False, 128, "head", writing), tmp_path)
+    writer: Any = generation.load(tmp_path)
+    dialogues = [[{"role": "user", "content": "what colour " * times}] for times in (1, 3, 2)]
+    for dialogue, answer in zip(dialogues, writer.answer(dialogues, SHORT), strict=True):
+        prompt = writer.prompt(dialogue)
+        ids_1T = torch.tensor([prompt.ids])
+        settings = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": writing.ends, "pad_token_id": 0}
+        ids = writer.model.generate(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T), **settings)[0].tolist()[ids_1T.shape[1] :]
+        assert writer._text(prompt, [one for one in ids if one not in writing.ends], True) == answer.text and answer.ended == (ids[-1] in writing.ends)
 
 
 @pytest.mark.parametrize("template", ["auto", "plain", "none"])
@@ -101,7 +131,7 @@ def test_characters_of_several_bytes_come_whole(writer: Writer, monkeypatch: pyt
 def test_sentencepiece_keeps_spaces_and_bytes(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Llama 2's way: `▁` for spaces, whose first goes, and bytes for what the vocabulary lacks."""
     names = ["</s>", "▁Hello", "▁world", *(f"<0x{byte:02X}>" for byte in range(256)), "ly"]
-    library = Library(models.BPE({name: i for i, name in enumerate(names)}, [], unk_token="</s>", byte_fallback=True))
+    library = Library(vocabularies.BPE({name: i for i, name in enumerate(names)}, [], unk_token="</s>", byte_fallback=True))
     library.normalizer = normalizers.Replace(" ", "▁")  # type: ignore[assignment]
     parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     library.decoder = decoders.Sequence(parts)  # type: ignore[assignment]
@@ -121,6 +151,13 @@ def test_sentencepiece_keeps_spaces_and_bytes(writer: Writer, monkeypatch: pytes
 def test_special_tokens_never_show(writer: Writer) -> None:
     ids = [*writer._encoded("it <|im_start|>is"), 0, 1, *writer._encoded(" so<|im_end|>")]
     assert writer._text(Prompt([0], False), ids, True) == "it is so"
+
+
+def test_a_mark_that_the_tokenizer_holds_for_a_word_does_not_show(writer: Writer) -> None:
+    """Some bases name a token as special in their config alone."""
+    assert len(writer._encoded("z")) == 1
+    about = replace(writer.about, writing=Writing("", {"bos_token": "z"}, writer._ends))
+    assert Writer(about, writer.model, writer._reader)._text(Prompt([0], False), writer._encoded("it zis"), True) == "it is"
 
 
 def test_a_dialogue_too_long_loses_its_oldest_turns(writer: Writer) -> None:

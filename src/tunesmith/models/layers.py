@@ -59,7 +59,7 @@ class StateExamples:
     states_TD: npt.NDArray[np.float32]
 
     @property
-    def lengths_N(self) -> npt.NDArray[np.int64]:
+    def lengths_N(self) -> npt.NDArray[Any]:
         return self.source.lengths_N
 
     def __len__(self) -> int:
@@ -127,7 +127,7 @@ class TextStates:
     packed = True
 
     @property
-    def lengths_N(self) -> npt.NDArray[np.int64]:
+    def lengths_N(self) -> npt.NDArray[Any]:
         return self.source.lengths_N
 
     def __len__(self) -> int:

@@ -49,7 +49,7 @@ class Tokens:
         return len(self.rows_N) - 1
 
     @property
-    def lengths_N(self) -> npt.NDArray[np.int64]:
+    def lengths_N(self) -> npt.NDArray[Any]:
         """Tokens of each row's longest sequence: what the row costs in a padded batch."""
         lengths_Q = np.diff(self.offsets_Q)
         return np.maximum.reduceat(lengths_Q, self.rows_N[:-1]) if len(self) else lengths_Q

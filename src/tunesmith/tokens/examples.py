@@ -48,7 +48,7 @@ class Examples(Protocol):
     """N rows ready to be batched."""
 
     @property
-    def lengths_N(self) -> npt.NDArray[np.int64]:
+    def lengths_N(self) -> npt.NDArray[Any]:
         """Cost of each row, in tokens."""
 
     def __len__(self) -> int: ...
@@ -86,7 +86,7 @@ class TokenExamples:
     pad_id: int
 
     @property
-    def lengths_N(self) -> npt.NDArray[np.int64]:
+    def lengths_N(self) -> npt.NDArray[Any]:
         return self.tokens.lengths_N
 
     def __len__(self) -> int:
@@ -143,7 +143,7 @@ class VectorExamples:
     targets: Targets
 
     @property
-    def lengths_N(self) -> npt.NDArray[np.int64]:
+    def lengths_N(self) -> npt.NDArray[Any]:
         return np.ones(len(self), np.int64)
 
     def __len__(self) -> int:

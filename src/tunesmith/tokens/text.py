@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from tunesmith.tokens.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import torch
 
+BLOCK = 256
+"""Sequences between two kept positions: others are found by adding lengths, which costs nothing and saves 8 bytes a sequence."""
 NOT_LEARNT = -100
 """Target of a place whose next token is not learnt: what torch's cross-entropy ignores."""
 
@@ -69,7 +72,7 @@ class TextExamples:
     packed = True
 
     def __init__(self, sequences: Iterable[Piece], folder: Path, losses: Losses) -> None:
-        lengths, learnt, rows = [], [], []
+        lengths, learnt, rows = array("I"), array("I"), array("I")  # 12 bytes a sequence, where lists of numbers would take a hundred
         digest = hashlib.sha256()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -86,11 +89,12 @@ class TextExamples:
             self._file.flush()
         except OSError as error:
             raise as_user_error(error, folder) from error
-        self.lengths_N = np.asarray(lengths, np.int64)
-        self.learnt_N = np.asarray(learnt, np.int64)
-        self.rows_N = np.asarray(rows, np.int64)
+        self.lengths_N = np.frombuffer(lengths, np.uint32) if lengths else np.zeros(0, np.uint32)
+        self.learnt_N = np.frombuffer(learnt, np.uint32) if learnt else np.zeros(0, np.uint32)
+        self.rows_N = np.frombuffer(rows, np.uint32) if rows else np.zeros(0, np.uint32)
         self.losses = losses
-        self._starts_N = np.concatenate([[0], np.cumsum(self.lengths_N + 1)])
+        sums = np.add.reduceat(self.lengths_N, np.arange(0, len(self), BLOCK), dtype=np.int64) if len(self) else np.zeros(0, np.int64)
+        self._block_starts = np.concatenate([[0], np.cumsum(sums)])
         digest.update(self.lengths_N.tobytes())
         self._fingerprint = digest.hexdigest()
 
@@ -99,8 +103,9 @@ class TextExamples:
 
     def sequence(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Ids of a sequence, and which of them are learnt."""
-        start, stop = int(self._starts_N[index]) * 4, int(self._starts_N[index + 1]) * 4
-        stored = np.frombuffer(os.pread(self._file.fileno(), stop - start, start), np.int32).astype(np.int64)
+        size = (int(self.lengths_N[index]) + 1) * 4
+        start = (self._place(index) + index) * 4  # each sequence stores one token more than it has places
+        stored = np.frombuffer(os.pread(self._file.fileno(), size, start), np.int32).astype(np.int64)
         marks = stored < 0
         return np.where(marks, ~stored, stored), marks
 
@@ -119,8 +124,13 @@ class TextExamples:
 
     def places(self, rows_B: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Where the places of `batch(rows_B)` stand among those of all sequences."""
-        starts = self._starts_N[:-1] - np.arange(len(self))  # each sequence stores one token more than it has places
-        return np.concatenate([np.arange(starts[row], starts[row] + self.lengths_N[row]) for row in rows_B])
+        starts = [self._place(int(row)) for row in rows_B]
+        return np.concatenate([np.arange(start, start + int(self.lengths_N[row])) for start, row in zip(starts, rows_B, strict=True)])
+
+    def _place(self, index: int) -> int:
+        """Places of all sequences before this one."""
+        block = index // BLOCK
+        return int(self._block_starts[block]) + int(self.lengths_N[block * BLOCK : index].sum(dtype=np.int64))
 
     def fingerprint(self) -> str:
         return self._fingerprint
