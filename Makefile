@@ -18,7 +18,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 durability: $(VENV)/installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow tests/durability
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal -m slow tests/durability
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)

@@ -74,8 +74,8 @@ def prepare(folder: Path) -> tuple[Path, Path]:
 # --- the two systems: begin or go on in a folder, note each step in `steps`, and the end in `end.json` ---------------------------
 
 
-def ours(folder: Path, base: Path, data: Path, bad: int | None) -> None:
-    """`tunesmith run` up to its trained model; `checkpoints` lie in folder/runs/it/checkpoints."""
+def ours(folder: Path, base: Path, data: Path, bad: int | None, until: str = "train") -> None:
+    """`tunesmith run` up to its trained model; its checkpoints lie in folder/runs/it/checkpoints."""
     from safetensors.torch import load_file
 
     from tunesmith import pipeline
@@ -110,8 +110,9 @@ def ours(folder: Path, base: Path, data: Path, bad: int | None) -> None:
             losses.append(event.get("loss", math.nan))
             _note(folder, event["step"])
 
-    run = pipeline.run(recipes.load(folder / "it.yaml"), pipeline.Options(folder / "runs", until="train", listen=listen))
-    _end(folder, load_file(run.folder / "model" / "model.safetensors"), losses, run.state["training"]["skipped_steps"])
+    run = pipeline.run(recipes.load(folder / "it.yaml"), pipeline.Options(folder / "runs", until=until, listen=listen))
+    if until == "train":
+        _end(folder, load_file(run.folder / "model" / "model.safetensors"), losses, run.state["training"]["skipped_steps"])
 
 
 def trainer(folder: Path, base: Path, data: Path, bad: int | None) -> None:
@@ -177,7 +178,14 @@ def _end(folder: Path, tensors: dict[str, torch.Tensor], losses: list[float], sk
     (folder / "end.json").write_text(json.dumps(found))
 
 
-SYSTEMS: dict[str, tuple[Callable[[Path, Path, Path, int | None], None], str]] = {"ours": (ours, "runs/it/checkpoints"), "trainer": (trainer, "out")}
+def prepared(folder: Path, base: Path, data: Path, bad: int | None) -> None:
+    """Ours up to its prepared rows: the run's folder is there, its checkpoints are not."""
+    ours(folder, base, data, bad, "prepare")
+
+
+Script = Callable[[Path, Path, Path, int | None], None]
+SYSTEMS: dict[str, tuple[Script, str, Script | None]] = {"ours": (ours, "runs/it/checkpoints", prepared), "trainer": (trainer, "out", None)}
+"""The script, where its checkpoints lie, and what comes before that folder can become a disk of its own."""
 
 
 # --- a process ----------------------------------------------------------------------------------------------------------------
@@ -187,11 +195,12 @@ class Case:
     """One system in a folder of its own."""
 
     def __init__(self, system: str, folder: Path, base: Path, data: Path) -> None:
-        self.script, self.checkpoints = SYSTEMS[system][0], folder / SYSTEMS[system][1]
+        self.script, checkpoints, self.before = SYSTEMS[system]
+        self.checkpoints = folder / checkpoints
         self.folder, self.base, self.data = folder, base, data
         folder.mkdir()
 
-    def start(self, bad: int | None = None) -> int:
+    def start(self, bad: int | None = None, script: Script | None = None) -> int:
         sys.stdout.flush()
         pid = os.fork()
         if pid:
@@ -202,7 +211,7 @@ class Case:
             os.dup2(log, 1)
             os.dup2(log, 2)
             torch.set_num_threads(1)
-            self.script(self.folder, self.base, self.data, bad)
+            (script or self.script)(self.folder, self.base, self.data, bad)
             code = 0
         except BaseException:  # noqa: BLE001  # a fork must never come back into the parent's code
             traceback.print_exc()
@@ -211,8 +220,8 @@ class Case:
             sys.stderr.flush()
             os._exit(code)
 
-    def go(self, bad: int | None = None) -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(self.start(bad), 0)[1])
+    def go(self, bad: int | None = None, script: Script | None = None) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.start(bad, script), 0)[1])
 
     def kill(self, step: int, later: float) -> None:
         """Start, wait until a step is told and a moment more, kill."""
@@ -277,6 +286,7 @@ def main() -> None:
     import tunesmith.pipeline
     import tunesmith.training.loop  # noqa: F401  # imported once, here, so that a fork costs no start
 
+    transformers.utils.logging.disable_progress_bar()
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {asked.n} of each\n")
     print(f"{'mishap':8}{'system':10}{'identical':>11}{'different':>11}{'crashed on resume':>20}   what was said")
     with tempfile.TemporaryDirectory(prefix="durability-") as name:
@@ -314,6 +324,7 @@ def filling(system: str, root: Path, base: Path, data: Path, whole: dict[str, An
     found, said = [], Counter[str]()
     for number in range(n):
         case = Case(system, root / f"{system}-disk-{number}", base, data)
+        assert case.before is None or case.go(script=case.before) == 0, case.words()
         # Two checkpoints are kept and the third is written before the first goes, so this is never room enough.
         if not mount(case.checkpoints, int(each * draw.uniform(1.1, 2.9)), False):
             return "skipped: a small disk cannot be made here, which takes root"

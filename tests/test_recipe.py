@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tunesmith import methods, recipe, starters
-from tunesmith.errors import Problems
+from tunesmith.errors import Problems, UserError
 from tunesmith.settings import write_yaml
 
 
@@ -111,3 +111,24 @@ def test_a_bound_needs_an_end(tmp_path: Path) -> None:
     with pytest.raises(Problems) as caught:
         recipe.load(written(tmp_path, gate={"macro_f1": {}}))
     assert "`gate.macro_f1` needs at_least or at_most" in str(caught.value)
+
+
+def test_a_general_text_is_taken_from_the_recipes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path / "there", evaluate={"general": "g.txt"})
+    assert recipe.load(path).evaluate.general == str(tmp_path / "there" / "g.txt")
+    assert recipe.load(path, ["evaluate.general=g.txt"]).evaluate.general == str(tmp_path / "g.txt")
+    assert recipe.load(path, ["evaluate.general=starter/desk"]).evaluate.general == "starter/desk"
+    assert recipe.load(path, ["evaluate.general=null"]).evaluate.general is None
+
+
+def test_settings_of_an_objective_without_its_kind_are_those_of_the_rows(tmp_path: Path) -> None:
+    path = written(tmp_path, data={"train": "starter/dialogues"}, objective={"label_smoothing": 0.1})
+    assert recipe.load(path).objective.kind == "sft"
+    assert recipe.load(written(tmp_path, objective={"label_smoothing": 0.1})).objective.kind == "classification"
+
+
+def test_rows_that_an_objective_does_not_take_are_said(tmp_path: Path) -> None:
+    path = written(tmp_path, data={"train": "d.jsonl", "rows": "document"}, objective="sft")
+    with pytest.raises(UserError, match="`objective=sft`"):
+        recipe.load(path)

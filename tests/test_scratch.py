@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tunesmith
+from tunesmith import pipeline, recipe
 from tunesmith.models import scratch
 from tunesmith.models.scratch import END, PAD, ROLES, TEMPLATE, ScratchSettings
 from tunesmith.tokens import chat, tokenizer
@@ -166,6 +167,12 @@ def test_a_run_makes_its_base_learns_and_shares_what_it_can(recipe_file: Path, t
     assert (second.folder / "base" / "tokenizer.json").read_bytes() == (run.folder / "base" / "tokenizer.json").read_bytes()
     third = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs", train__epochs=1, model__scratch__layers=1)
     assert stages(third) | {"prepare": None} == dict.fromkeys(stages(run)) and str(stages(third)["prepare"]).startswith("recipes")
+
+
+def test_check_makes_the_tokenizer_too(recipe_file: Path, tmp_path: Path) -> None:
+    card, tokens = pipeline.check(recipe.load(recipe_file))
+    assert card["rows"]["train"] and tokens["learnt"] == tokens["tokens"]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_seed_decides_the_first_weights(recipe_file: Path, tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def check(recipe: Recipe, overrides: Overrides = None) -> None:
 
     card, tokens = pipeline.check(recipes.load(recipe, overrides or []))
     counts = ", ".join(f"{count:,} {side}" for side, count in card["rows"].items())
-    typer.echo(f"{counts}; {len(card['labels'])} labels; {sum(card['rejected'].values())} rows left out")
+    labels = f"{len(card['labels'])} labels; " if card["labels"] else ""
+    typer.echo(f"{counts}; {labels}{sum(card['rejected'].values())} rows left out")
     for reason, count in card["rejected"].items():
         typer.echo(f"  left out, {reason}: {count}")
     for text in [*card["notes"], tokens["said"], *(f"warning: {w}" for w in card["warnings"])]:
@@ -186,10 +187,10 @@ def _summary(one: Run) -> str:
         lines += [headline, *sentences, ""]
         name = evaluation["headline"]
         shown = [name, "perplexity"] if of_text(evaluation) else list(dict.fromkeys([name, "accuracy"]))
-        lines.append(f"{'':10}" + "".join(f"{column:>28}" for column in shown))
+        lines.append(f"{'':10}" + "".join(f"  {column:>26}" for column in shown))
         for model, figures in found["models"].items():
             cells = [f"{figures[c]['value']:.4f} [{figures[c]['low']:.4f}, {figures[c]['high']:.4f}]" for c in shown]
-            lines.append(f"{model:10}" + "".join(f"{cell:>28}" for cell in cells))
+            lines.append(f"{model:10}" + "".join(f"  {cell:>26}" for cell in cells))
         lines.append(f"({found['rows']:,} {split} rows, 95 % intervals)")
     lines += ["", f"Report: {one.folder / 'report.html'}", f'Try it: tunesmith predict {one.folder} "your text here"']
     return "\n".join(lines)

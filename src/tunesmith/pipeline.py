@@ -19,7 +19,7 @@ from tunesmith.models import catalog
 from tunesmith.recipe import Recipe
 from tunesmith.runs import Run
 from tunesmith.settings import write_yaml
-from tunesmith.stages import FORMAT, Context, begin, content, evaluate, prepare, reader, report, train
+from tunesmith.stages import FORMAT, GENERAL, Context, begin, content, evaluate, evaluate_text, prepare, reader, report, train
 
 STAGES = {"prepare": prepare.stage, "begin": begin.stage, "train": train.stage, "evaluate": evaluate.stage, "report": report.stage}
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "scikit-learn", "pyarrow")
@@ -52,7 +52,7 @@ def run(recipe: Recipe, options: Options = Options()) -> Run:
         Interrupted: asked to stop; the same call goes on.
         GateFailed: finished, but a threshold was not met.
     """
-    _check_gate(recipe)
+    _check_measuring(recipe)
     files, base = _inputs(recipe)
     facts = {"seed": recipe.train.seed, "versions": versions()}
     one, kin = runs.open_or_create(options.runs_dir, recipe.name, _identity(recipe, files, base), facts, options.fresh, options.listen)
@@ -110,11 +110,15 @@ def check(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     Returns:
         The data card and the token report of the training rows.
     """
-    _check_gate(recipe)
+    _check_measuring(recipe)
     base = catalog.resolve(recipe.model)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         card = prepare.into(recipe.data, data, None)
+        if recipe.model.scratch is not None:
+            (data / "base").mkdir()
+            begin.into(recipe.model.scratch, data / "train.parquet", data / "base")
+            base = catalog.made(recipe.model.scratch, data / "base")
         read = reader(base, recipe)
         examples = objectives.get(recipe.objective.kind).make(recipe.objective, base, data).examples(data / "train.parquet", read)
         train.must_learn(examples, "train", read.limit)
@@ -132,14 +136,16 @@ def versions() -> dict[str, str]:
     return out
 
 
-def _check_gate(recipe: Recipe) -> None:
-    """A gate that names no figure is said before an hour of training, not after."""
+def _check_measuring(recipe: Recipe) -> None:
+    """A gate that names no figure, or a general text that holds none, is said before an hour of training, not after."""
     from tunesmith.evaluation import classification, text
 
     figures: Sequence[str] = classification.MULTI_LABEL if recipe.data.multi_label else classification.SINGLE_LABEL
     if recipe.data.rows != "labelled":
         answers = () if recipe.data.rows == "document" else text.GENERATED
-        figures = [*answers, *text.LIKELIHOOD, "forgetting"]
+        figures = [*answers, *text.LIKELIHOOD, *(["forgetting"] if evaluate_text.general_text(recipe) else [])]
+    if general := evaluate_text.general_file(recipe):
+        evaluate_text.documents(general, 2)
     for name in recipe.gate:
         if name not in figures:
             what = f"the gate names an unknown figure `{name}`{nearest(name, figures)}"
@@ -158,7 +164,10 @@ def _gate(one: Run, recipe: Recipe) -> None:
 
 def _inputs(recipe: Recipe) -> tuple[dict[str, str], catalog.Base]:
     """Hashes of the data files, and the base."""
-    return {side: _hash_of(path) for side, path in preparation.input_files(recipe.data).items()}, catalog.resolve(recipe.model)
+    files = preparation.input_files(recipe.data)
+    if general := evaluate_text.general_file(recipe):
+        files[GENERAL] = general
+    return {side: _hash_of(path) for side, path in files.items()}, catalog.resolve(recipe.model)
 
 
 def _identity(recipe: Recipe, files: dict[str, str], base: catalog.Base) -> str:
@@ -167,7 +176,7 @@ def _identity(recipe: Recipe, files: dict[str, str], base: catalog.Base) -> str:
 
 def _hash_of(path: Path) -> str:
     if not path.is_file():
-        from tunesmith.data import sources
+        from tunesmith.data.streams import Stream
 
-        sources.read(path)  # raises the right error for what it is
+        Stream(path)  # raises the right error for what it is
     return sha256_file(path)

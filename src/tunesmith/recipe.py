@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tunesmith import methods, objectives, starters
 from tunesmith.data import layouts
 from tunesmith.data import prepare as preparation
 from tunesmith.data.validate import DataSettings
+from tunesmith.errors import UserError, some
 from tunesmith.methods import MethodSettings
 from tunesmith.methods.full import FullSettings
 from tunesmith.models.catalog import ModelSettings
@@ -101,11 +102,14 @@ class Recipe(Settings):
 
     @field_validator("objective", mode="before")
     @classmethod
-    def _kind_by_its_keys(cls, value: Any) -> Any:
-        """Settings without a kind are those of the first objective that has all of them."""
+    def _kind_by_its_keys(cls, value: Any, info: ValidationInfo) -> Any:
+        """Settings without a kind are those of the objective that suits the rows, or else of the first, that has all of them."""
         if not isinstance(value, dict) or "kind" in value:
             return value
         fits = [name for name in objectives.NAMES if value.keys() <= type(objectives.settings(name)).model_fields.keys()]
+        if len(fits) > 1 and "data" in info.data:
+            suits = objectives.for_rows(layouts.infer(_with_starters(info.data["data"])))
+            fits = [suits] if suits in fits else fits
         return {"kind": fits[0] if fits else objectives.NAMES[0], **value}
 
 
@@ -139,17 +143,28 @@ def _placed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(base, str) and not base.startswith(starters.PREFIX) and (folder / base).is_dir():
         place = str((folder / base).absolute())
         out["model"] = model | {"base": place} if isinstance(model, dict) else place
+    evaluate = values.get("evaluate")
+    general = evaluate.get("general") if isinstance(evaluate, dict) else None
+    if isinstance(evaluate, dict) and isinstance(general, str) and not general.startswith(starters.PREFIX):
+        out["evaluate"] = evaluate | {"general": str((folder / Path(general).expanduser()).absolute())}
     return out
+
+
+def _with_starters(data: DataSettings) -> DataSettings:
+    """The settings with the starters' files in place of their names."""
+    sides = {side: getattr(data, side) for side in preparation.SIDES}
+    found = {side: str(starters.data_file(value)) for side, value in sides.items() if isinstance(value, str) and value.startswith(starters.PREFIX)}
+    return data.model_copy(update=found)
 
 
 def resolve(recipe: Recipe, stem: str) -> Recipe:
     """Fill in the name, the starters' files, the objective that suits the rows, and what suits the method."""
-    data = recipe.data
-    sides = {side: getattr(data, side) for side in preparation.SIDES}
-    found = {side: str(starters.data_file(value)) for side, value in sides.items() if isinstance(value, str) and value.startswith(starters.PREFIX)}
-    data = data.model_copy(update=found)
+    data = _with_starters(recipe.data)
     objective = recipe.objective if "objective" in recipe.model_fields_set else objectives.settings(objectives.for_rows(layouts.infer(data)))
     taken = objectives.get(objective.kind).ROWS
+    if data.rows is not None and data.rows not in taken:
+        what = f"`data.rows={data.rows}` does not go with `objective={objective.kind}`, which takes {some(taken)}"
+        raise UserError(what, "recipe", f"use objective: {objectives.for_rows(data.rows)}, or leave data.rows out")
     if data.rows is None:
         kind = taken[0] if len(taken) == 1 else layouts.infer(data)
         data = data.model_copy(update={"rows": kind if kind in taken else taken[0]})

@@ -433,7 +433,7 @@ def test_oddities_are_counted_and_warned_of(tmp_path: Path) -> None:
     short = "have an answer of fewer than 3 words: answers too short to learn from. Write what a good answer says, or classify with labels."
     assert f"{share} of the training rows {short}" in card["warnings"]
     assert f"{share} of the training rows end with the same answer (`Sure!`): boilerplate that the model will repeat. Keep a few." in card["warnings"]
-    assert f"{count['short']} training rows with marks like <|end|> in a text: they are learnt as plain characters." in card["warnings"]
+    assert f"{count['short']} training rows with marks like <|end|> in a text: a tokenizer that has such a mark reads it as its own." in card["warnings"]
     small = f"the test split has only {card['rows']['test']} rows: intervals will be wide. Add more rows before trusting small differences."
     assert small in card["warnings"]
     assert any(text.startswith("the lengths of the answers are very unlike: ") for text in card["warnings"])

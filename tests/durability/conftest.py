@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,6 +211,8 @@ class Bench:
     pages: dict[str, int] = field(default_factory=dict)
     """Pages of 4096 bytes that the folder of an undisturbed run fills in the end."""
     halted: dict[str, Place] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long an undisturbed run took."""
 
     def folder(self, kind: str) -> Path:
         self.count += 1
@@ -260,7 +263,9 @@ class Bench:
         if key not in self.whole:
             place = self.place(kind, **train)
             record = place.folder / "points"
+            started = time.monotonic()
             code = self.forker.go(place, points=record)
+            self.seconds[key] = time.monotonic() - started
             assert code == 0, place.log
             self.whole[key] = place.result()
             self.pages[key] = sum(-(-path.stat().st_size // 4096) for path in place.run.rglob("*") if path.is_file())

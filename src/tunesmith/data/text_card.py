@@ -113,7 +113,7 @@ def _warnings(rows: Mapping[str, int], marked: Mapping[str, int], alike: int, an
             what = f"the lengths of the {name} are very unlike: {counts.at(50):,} characters in the middle, {counts.at(95):,} at the 95th percentile"
             out.append(f"{what}. A few long rows decide memory and time: cut them, or set train.batch_tokens.")
     if marked["MARKS"]:
-        out.append(f"{counted(marked['MARKS'], 'training row')} with marks like <|end|> in a text: they are learnt as plain characters.")
+        out.append(f"{counted(marked['MARKS'], 'training row')} with marks like <|end|> in a text: a tokenizer that has such a mark reads it as its own.")
     return out + few_test_rows(rows)
 
 

@@ -56,6 +56,8 @@ class Base:
 
 
 IDENTITY_FILES = ("*.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+TEMPLATE_FILE = "chat_template.jinja"
+"""What a dialogue becomes hangs on it too. A model from scratch has ours, which `scratch.identity` counts."""
 UNSAFE_KEYS = ("auto_map", "trust_remote_code")
 """Config keys that ask a loader to run code that comes with the weights (CVE-2026-4372 and its kin)."""
 
@@ -101,7 +103,7 @@ def _found(settings: ModelSettings) -> Base:
     return Base(
         name,
         folder,
-        _identity(folder),
+        _identity(folder, TEMPLATE_FILE),
         config,
         min([limit for limit in limits if limit] or [512]),
         int(config.get("hidden_size") or config.get("dim") or config.get("n_embd") or 0),
@@ -117,8 +119,8 @@ def made(settings: ScratchSettings, folder: Path | None = None) -> Base:
     return Base("scratch", folder, _identity(folder), read_json(folder / "config.json"), settings.max_tokens, settings.width)
 
 
-def _identity(folder: Path) -> str:
-    return sha256_json({path.name: sha256_file(path) for pattern in IDENTITY_FILES for path in sorted(folder.glob(pattern))})
+def _identity(folder: Path, *more: str) -> str:
+    return sha256_json({path.name: sha256_file(path) for pattern in (*IDENTITY_FILES, *more) for path in sorted(folder.glob(pattern))})
 
 
 def _from_hub(name: str) -> Path:
@@ -130,7 +132,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        wanted = ["*.safetensors", "*.json", "*.txt", "README.md", "*.model"]
+        wanted = ["*.safetensors", "*.json", "*.txt", "*.jinja", "README.md", "*.model"]
         return Path(snapshot_download(name, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().split("\n")[0][:160]

@@ -52,7 +52,15 @@ class _LowRank(torch.autograd.Function):
         bias = None if bases[0].bias is None else torch.cat([base.bias for base in bases])
         context.save_for_backward(x, *thin)
         context.bases, context.scales, context.widths = bases, scales, [base.out_features for base in bases]
-        return F.linear(x, _merged(bases, scales, thin), bias)
+        if x.dtype == torch.float32:
+            return F.linear(x, _merged(bases, scales, thin), bias)
+        # In bf16 a sum of both weights would round most of B A away: the thin products stay apart.
+        flat_x = x.reshape(-1, x.shape[-1])
+        flat_y = F.linear(flat_x, torch.cat([base.weight for base in bases]), bias)
+        narrow = torch.split(flat_x @ torch.cat(thin[::2]).T, [len(A) for A in thin[::2]], -1)
+        for part, y, scale, B in zip(narrow, torch.split(flat_y, context.widths, -1), scales, thin[1::2], strict=True):
+            y.addmm_(part, B.T, alpha=scale)
+        return flat_y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -60,7 +68,14 @@ class _LowRank(torch.autograd.Function):
         flat_x = x.reshape(-1, x.shape[-1])
         flat_y = gradients[0].reshape(flat_x.shape[0], -1)
         # Merged again rather than kept: the merged weights of all layers would be another copy of the base in memory.
-        to_x = (flat_y @ _merged(context.bases, context.scales, thin)).view_as(x) if context.needs_input_grad[0] else None
+        to_x: torch.Tensor | None = None
+        if context.needs_input_grad[0] and x.dtype == torch.float32:
+            to_x = (flat_y @ _merged(context.bases, context.scales, thin)).view_as(x)
+        elif context.needs_input_grad[0]:
+            flat_to_x = flat_y @ torch.cat([base.weight for base in context.bases])
+            for dy, scale, A, B in zip(torch.split(flat_y, context.widths, -1), context.scales, thin[::2], thin[1::2], strict=True):
+                flat_to_x.addmm_(dy @ B, A, alpha=scale)
+            to_x = flat_to_x.view_as(x)
         out: list[torch.Tensor | None] = [to_x, None, None]
         narrow = torch.split(flat_x @ torch.cat(thin[::2]).T, [len(A) for A in thin[::2]], -1)
         for part, dy, scale, B in zip(narrow, torch.split(flat_y, context.widths, -1), context.scales, thin[1::2], strict=True):

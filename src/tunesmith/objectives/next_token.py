@@ -159,7 +159,8 @@ class _ChunkedLoss(torch.autograd.Function):
         total, plain = (torch.zeros((), dtype=torch.float32, device=states.device) for _ in range(2))
         hits = torch.zeros((), dtype=torch.int64, device=states.device)
         to_states = torch.empty_like(states) if context.needs_input_grad[0] else None
-        to_weight = torch.zeros_like(weight) if context.needs_input_grad[1] else None
+        # Added up in fp32: with bf16 weights a hundred chunks would round a hundred times.
+        to_weight = torch.zeros_like(weight, dtype=torch.float32) if context.needs_input_grad[1] else None
         to_bias = torch.zeros_like(bias) if bias is not None and context.needs_input_grad[2] else None
         for start in range(0, len(targets), size):
             some, aims = states[start : start + size], targets[start : start + size, None]
@@ -179,10 +180,10 @@ class _ChunkedLoss(torch.autograd.Function):
             if to_states is not None:
                 torch.mm(slope_CV, weight, out=to_states[start : start + size])
             if to_weight is not None:
-                to_weight.addmm_(slope_CV.T, some)
+                to_weight += slope_CV.T @ some
             if to_bias is not None:
                 to_bias += slope_CV.sum(0)
-        context.gradients = (to_states, to_weight, to_bias)
+        context.gradients = (to_states, None if to_weight is None else to_weight.to(weight.dtype), to_bias)
         context.mark_non_differentiable(plain, hits)
         return total, plain, hits
 

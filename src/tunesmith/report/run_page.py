@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from tunesmith import evaluation
@@ -76,7 +77,7 @@ def page(facts: Facts) -> Page:
     sections += data_card.sections(facts.card)
     sections += _appendix(facts)
     kind = METHODS.get(recipe["method"]["kind"], recipe["method"]["kind"])
-    subtitle = f"{TASKS[recipe['objective']['kind']]} with {kind} on {facts.base['name']}, {str(facts.run['created'])[:10]}"
+    subtitle = f"{TASKS[recipe['objective']['kind']]} with {kind} on {_base(facts)}, {str(facts.run['created'])[:10]}"
     tokens = facts.card.get("tokens") or {}
     shown = [
         ("training rows", f"{rows:,}"),
@@ -96,6 +97,12 @@ def _does(objective: str, labels: list[str], shown: str) -> str:
     if labels:
         return f"Sorts texts into {len(labels)} labels ({shown})."
     return "Answers messages as its training rows do." if objective == "sft" else "Goes on with a text as its training rows do."
+
+
+def _base(facts: Facts) -> str:
+    """The base as a reader knows it: a folder by its own name, not by the place it has on somebody's disk."""
+    name = str(facts.base["name"])
+    return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
 def duration(seconds: float) -> str:
@@ -151,10 +158,10 @@ def model_card(facts: Facts) -> Card:
     kind = METHODS.get(recipe["method"]["kind"], recipe["method"]["kind"])
     return Card(
         name=name,
-        summary=f"{_does(recipe['objective']['kind'], labels, shown)} Made with Tunesmith by {kind} on {facts.base['name']}.",
+        summary=f"{_does(recipe['objective']['kind'], labels, shown)} Made with Tunesmith by {kind} on {_base(facts)}.",
         license=str(facts.base["licence"]),
         languages=list(facts.base["languages"]),
-        base_model=str(facts.base["name"]),
+        base_model=_base(facts),
         tags=["text-classification" if labels else "text-generation", "tunesmith"],
         intended_use=["Texts like the training rows, in the same language and from the same source."],
         limits=[*facts.card["warnings"], "It always answers with one of its labels, also for texts that belong to none." if labels else LIMIT][:6],

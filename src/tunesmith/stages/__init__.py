@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunesmith import methods
+from tunesmith import methods, starters
 from tunesmith import recipe as recipes
 from tunesmith.data import prepare as preparation
 from tunesmith.data import rows
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Raised when the meaning of a stage's outputs changes, so that old ones are not reused."""
+
+GENERAL = "general"
+"""Among the hashed files the one on which forgetting is measured: no side of the data, so preparing does not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ def content(recipe: Recipe) -> dict[str, Any]:
     for side in preparation.input_files(recipe.data):
         values["data"][side] = "file"
     values["model"]["base"] = "base"
+    if recipe.evaluate.general and not recipe.evaluate.general.startswith(starters.PREFIX):
+        values["evaluate"]["general"] = "file"
     return values
 
 

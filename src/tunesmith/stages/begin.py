@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tunesmith.data import rows
 from tunesmith.files import sha256_json, staged_folder
+from tunesmith.models.scratch import ScratchSettings
 from tunesmith.runs import Run
 from tunesmith.stages import FORMAT, Context
 
@@ -22,10 +23,17 @@ def stage(context: Context, kin: list[Run]) -> None:
 
     def work() -> None:
         with staged_folder(run.folder / "base") as staging:
-            scratch.make(settings, _texts(run.folder / "data" / "train.parquet"), staging)
+            into(settings, run.folder / "data" / "train.parquet", staging)
 
     decides = {"scratch": scratch.identity(settings), "rows": run.output_hash("prepare"), "format": FORMAT}
     run.stage("begin", sha256_json(decides), ["base"], work, kin)
+
+
+def into(settings: ScratchSettings, train: Path, folder: Path) -> None:
+    """Make the base from a file of training rows, in an empty folder."""
+    from tunesmith.models import scratch
+
+    scratch.make(settings, _texts(train), folder)
 
 
 def _texts(path: Path) -> Iterator[list[str]]:

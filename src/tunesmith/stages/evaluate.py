@@ -11,7 +11,7 @@ from tunesmith.data import rows
 from tunesmith.files import sha256_json, staged_folder, write_json
 from tunesmith.models import about as abouts
 from tunesmith.runs import Run
-from tunesmith.stages import FORMAT, Context, content, evaluate_text, label_array, plain, unlabelled
+from tunesmith.stages import FORMAT, GENERAL, Context, content, evaluate_text, label_array, plain, unlabelled
 
 if TYPE_CHECKING:
     from tunesmith.serving.engine import Classifier
@@ -26,6 +26,8 @@ def stage(context: Context, kin: list[Run]) -> None:
     """Measure, or reuse what is measured."""
     run = context.run
     decides = {"evaluate": content(context.recipe)["evaluate"], "rows": run.output_hash("prepare"), "model": run.output_hash("train"), "format": FORMAT}
+    if general := context.files.get(GENERAL):
+        decides["general"] = general
     run.stage("evaluate", sha256_json(decides), ["evaluation.json?", "data/reference?"], lambda: _work(context), kin)
 
 

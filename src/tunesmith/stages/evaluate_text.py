@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith import objectives, starters
-from tunesmith.data import rows, sources
+from tunesmith.data import rows
+from tunesmith.data.streams import Stream
 from tunesmith.data.validate import TEXT_NAMES
 from tunesmith.errors import UserError, some
 from tunesmith.files import staged_folder, write_json
+from tunesmith.models import about as abouts
+from tunesmith.recipe import Recipe
 from tunesmith.stages import Context, plain, reader
 from tunesmith.tokens import batches
 
@@ -28,17 +33,27 @@ BATCH_ROWS, BATCH_TOKENS = 64, 4096
 def measure(context: Context, split: str) -> None:
     """Measure the saved model on a side's rows -> evaluation.json and data/reference/."""
     from tunesmith.evaluation import measure_text
+    from tunesmith.evaluation.measure_text import Answers
 
     run, recipe = context.run, context.recipe
     settings = recipe.evaluate
     chosen = _chosen(run.folder / "data" / f"{split}.parquet", settings.most_rows, settings.seed)
     groups = rows.strings(chosen, "together")
-    writers = _writers(context)
     prompts, references = _asked(chosen)
     with tempfile.TemporaryDirectory() as folder:  # the same way in as in training: from a file of rows
         rows.write(chosen, Path(folder) / "rows.parquet")
         examples = _examples(context, Path(folder) / "rows.parquet")
-    models = {name: _answers(context, writer, examples, chosen, prompts, name) for name, writer in writers.items()}
+    general = general_text(recipe)
+    beside = _general(context, general) if general else None
+    models: dict[str, Answers] = {}
+    lost: dict[str, Answers] = {}
+    for name, load in _writers(context).items():  # one model after the other: two large ones need not fit side by side
+        writer = load()
+        models[name] = _answers(context, writer, examples, chosen, prompts, name)
+        if beside is not None:
+            nll_N, tokens_N = losses(writer.model, beside, int(beside.rows_N.max()) + 1)
+            lost[name] = Answers(nll=nll_N, tokens=tokens_N)
+        del writer
     result = measure_text.measure_text(
         models,
         references,
@@ -49,11 +64,44 @@ def measure(context: Context, split: str) -> None:
         seed=settings.seed,
         resamples=settings.resamples,
     )
-    if settings.general and "base" in writers:
-        general = _general(context, writers)
-        result = measure_text.with_forgetting(result, general, settings.general, split=split, seed=settings.seed, resamples=settings.resamples)
+    if general:
+        source = general if general.startswith(starters.PREFIX) else Path(general).name
+        result = measure_text.with_forgetting(result, lost, source, split=split, seed=settings.seed, resamples=settings.resamples)
     write_json(run.folder / "evaluation.json", plain(result))
     _reference(context, models["tuned"], references)
+
+
+def general_text(recipe: Recipe) -> str | None:
+    """The text on which forgetting is measured; None where it is not, for want of a text or of a base to compare with."""
+    compared = recipe.data.rows != "labelled" and recipe.model.scratch is None and "base" in recipe.evaluate.against
+    return recipe.evaluate.general if compared else None
+
+
+def general_file(recipe: Recipe) -> Path | None:
+    """The file of that text; None where a grammar writes it."""
+    name = general_text(recipe)
+    if not name or name.removeprefix(starters.PREFIX) in starters.GRAMMARS:
+        return None
+    return starters.data_file(name) if name.startswith(starters.PREFIX) else Path(name)
+
+
+def documents(path: Path, count: int) -> list[str]:
+    """The first texts of a file.
+
+    Raises:
+        UserError: no such file, or fewer than two rows with a text in it.
+    """
+    found: list[str] = []
+    for _, record in Stream(path):
+        if isinstance(record, dict):
+            texts = (value for name, value in record.items() if name.lower() in TEXT_NAMES and isinstance(value, str) and value.strip())
+            found += islice(texts, 1)
+        if len(found) == count:
+            break
+    if len(found) < 2:
+        what = f"{len(found)} rows with a text in a column named like {some(TEXT_NAMES, 4)}; forgetting is measured on two or more"
+        raise UserError(what, str(path), "set evaluate.general to plain documents, or to null")
+    return found
 
 
 def _chosen(path: Path, most: int, seed: int) -> Any:
@@ -71,16 +119,22 @@ def _chosen(path: Path, most: int, seed: int) -> Any:
     return pa.Table.from_batches(parts)
 
 
-def _writers(context: Context) -> dict[str, Writer]:
-    """The tuned model, and its base where there is one worth comparing with."""
+def _writers(context: Context) -> dict[str, Callable[[], Writer]]:
+    """How to load the tuned model, and its base where there is one worth comparing with, on the device of the training if it is here."""
+    import torch
+
     from tunesmith.serving import generation
 
-    tuned = generation.load(context.run.folder / "model")
-    base = context.base
-    if "base" not in context.recipe.evaluate.against or not any(base.folder.glob("*.safetensors")):
-        return {"tuned": tuned}
-    assert tuned.about.writing is not None
-    return {"tuned": tuned, "base": generation.of_base(base, tuned.about.writing, tuned.about.max_tokens)}
+    wanted = str((context.run.state.get("machine") or {}).get("device", "cpu"))
+    device = wanted if torch.cuda.is_available() else "cpu"
+    folder, base = context.run.folder / "model", context.base
+    loaders: dict[str, Callable[[], Writer]] = {"tuned": lambda: generation.load(folder, device)}
+    if "base" in context.recipe.evaluate.against and any(base.folder.glob("*.safetensors")):
+        about = abouts.read(folder)
+        assert about.writing is not None
+        writing = about.writing
+        loaders["base"] = lambda: generation.of_base(base, writing, about.max_tokens, device)
+    return loaders
 
 
 def _asked(table: Any) -> tuple[list[list[dict[str, str]]] | None, list[str] | None]:
@@ -125,48 +179,25 @@ def losses(model: Any, examples: TextExamples, count: int) -> tuple[npt.NDArray[
     from tunesmith.objectives import next_token
 
     nll_N, tokens_N = np.zeros(count), np.zeros(count, np.int64)
+    device = next(model.parameters()).device
     with torch.inference_mode():
         for some in batches.in_order(examples.lengths_N, BATCH_ROWS, BATCH_TOKENS, packed=True):
-            losses_R, tokens_R = next_token.row_losses(model, examples.batch(some))
+            losses_R, tokens_R = next_token.row_losses(model, examples.batch(some).to(device))
             np.add.at(nll_N, examples.rows_N[some], losses_R.double().cpu().numpy())
             np.add.at(tokens_N, examples.rows_N[some], tokens_R.cpu().numpy())
     return nll_N, tokens_N
 
 
-def _general(context: Context, writers: dict[str, Writer]) -> dict[str, Answers]:
-    """Losses of every model on a text that has nothing to do with the training rows."""
-    from tunesmith.evaluation.measure_text import Answers
+def _general(context: Context, source: str) -> TextExamples:
+    """A text that has nothing to do with the training rows, as tokens."""
     from tunesmith.tokens import text
 
-    settings = context.recipe.evaluate
-    assert settings.general is not None
-    documents = _documents(settings.general, settings.general_rows)
+    path, count = general_file(context.recipe), context.recipe.evaluate.general_rows
+    texts = starters.held_out(source, count) if path is None else documents(path, count)
     read = reader(context.base, context.recipe)
-    tuned = writers["tuned"]
-    assert tuned.about.writing is not None
-    pieces = text.documents(read.tokenizer, iter([documents]), tuned.about.writing.ends[0], read.limit)
-    examples = text.TextExamples(pieces, read.scratch, text.Losses())
-    out = {}
-    for name, writer in writers.items():
-        nll_N, tokens_N = losses(writer.model, examples, len(documents))
-        out[name] = Answers(nll=nll_N, tokens=tokens_N)
-    return out
-
-
-def _documents(name: str, count: int) -> list[str]:
-    """The first texts of a file, or texts of a starter's grammar that no recipe learns from.
-
-    Raises:
-        UserError: no such starter or file, or no column of texts in it.
-    """
-    if name.removeprefix(starters.PREFIX) in starters.GRAMMARS:
-        return starters.held_out(name, count)
-    path = starters.data_file(name) if name.startswith(starters.PREFIX) else Path(name)
-    records = sources.read(path)
-    column = next((one for one in records.columns if one.lower() in TEXT_NAMES), None)
-    if column is None:
-        raise UserError("no column of texts", str(path), f"evaluate.general wants one named like {some(TEXT_NAMES, 4)}")
-    return [str(record[column]) for _, record in records.records[:count]]
+    writing = abouts.read(context.run.folder / "model").writing
+    assert writing is not None
+    return text.TextExamples(text.documents(read.tokenizer, iter([texts]), writing.ends[0], read.limit), read.scratch, text.Losses())
 
 
 def _reference(context: Context, tuned: Answers, references: list[str] | None) -> None:

@@ -11,7 +11,7 @@ from tunesmith.data import prepare as preparation
 from tunesmith.data.validate import DataSettings
 from tunesmith.files import read_json, sha256_json
 from tunesmith.runs import Run
-from tunesmith.stages import FORMAT, Context, content
+from tunesmith.stages import FORMAT, GENERAL, Context, content
 
 OUTPUTS = [*(f"data/{side}.parquet?" for side in preparation.SIDES), "data/labels.json?", "data/card.json", "data/rejected.jsonl"]
 
@@ -24,7 +24,8 @@ def stage(context: Context, kin: list[Run]) -> None:
         folder = run.folder / "data"
         into(recipe.data, folder, folder / "rejected.jsonl", context.progress("prepare"))
 
-    inputs = sha256_json({"data": content(recipe)["data"], "files": context.files, "format": FORMAT})
+    files = {side: digest for side, digest in context.files.items() if side != GENERAL}
+    inputs = sha256_json({"data": content(recipe)["data"], "files": files, "format": FORMAT})
     run.stage("prepare", inputs, OUTPUTS, work, kin)
     card = read_json(run.folder / "data" / "card.json")
     for text in card["notes"]:

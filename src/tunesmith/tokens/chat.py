@@ -28,7 +28,7 @@ TIME_LIMIT = 2.0
 """Seconds a template may take for a few short messages."""
 
 PLAIN = (
-    "{% for m in messages %}{% if m.role == 'assistant' %}Assistant:\n{{ m.content }}{{ eos_token }}\n"
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}Assistant:\n{{ m.content }}{{ eos_token }}\n"
     "{% else %}{{ m.role | capitalize }}:\n{{ m.content }}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:\n{% endif %}"
 )
@@ -121,7 +121,7 @@ def _trial(template: str, tokens: str, limit: float) -> str:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     given = json.dumps([template, tokens, limit, MEMORY_LIMIT]).encode()
     try:
-        done = subprocess.run([sys.executable, "-c", TRIAL], input=given, capture_output=True, timeout=limit + 60, env=environment, check=False)
+        done = subprocess.run([sys.executable, "-P", "-c", TRIAL], input=given, capture_output=True, timeout=limit + 60, env=environment, check=False)
     except subprocess.TimeoutExpired:
         return f"does not end within {limit:g} s"
     if done.returncode == -signal.SIGALRM:

@@ -209,7 +209,7 @@ def answers(
         for one, (_, spans) in zip(encoded, texts, strict=True):
             row += 1
             ids, marks = _marked(one, spans, set(ends))
-            if marks[-1] and ids[-1] not in ends:
+            if marks and marks[-1] and ids[-1] not in ends:
                 ids, marks = [*ids, ends[0]], [*marks, True]
             ids, marks = prefix + ids, [False] * len(prefix) + marks
             if len(ids) > limit:

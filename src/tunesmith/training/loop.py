@@ -121,7 +121,7 @@ def train(
     for text in warnings:
         emit({"kind": "warning", "text": text})
     if found:
-        state = _restore(found, optimizer)
+        state = _restore(found, optimizer, device)
         emit({"kind": "resumed", "step": state.step})
     else:
         emit({"kind": "began", "step": 0})  # what a run killed before its first checkpoint has told is void
@@ -319,7 +319,7 @@ class _Loop:
         checkpoint.tidy(self.checkpoints, self.state.step, self.settings.keep_checkpoints, best, gigabytes * 1e9 if gigabytes else None)
 
 
-def _restore(found: checkpoint.Checkpoint, optimizer: Optimizer) -> State:
+def _restore(found: checkpoint.Checkpoint, optimizer: Optimizer, device: torch.device) -> State:
     optimizer.load(found.tensors("weights"), found.tensors("moments"))
     state = State(**found.state)
     state.ended = ""  # it ends again by itself, or goes on when epochs or patience were raised
@@ -327,7 +327,7 @@ def _restore(found: checkpoint.Checkpoint, optimizer: Optimizer) -> State:
     random = found.tensors("random")
     torch.set_rng_state(random["cpu"])
     if "cuda" in random:
-        torch.cuda.set_rng_state(random["cuda"])
+        torch.cuda.set_rng_state(random["cuda"], device)
     return state
 
 
