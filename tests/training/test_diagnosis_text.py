@@ -115,3 +115,9 @@ def test_the_section_draws_the_loss_and_the_guessed_tokens() -> None:
     (section,) = sections(events(), 50, diagnose_text(events(), 50, 400, TOKENS))
     lines = [block for block in section.blocks if hasattr(block, "series")]
     assert [len(block.series) for block in lines] == [2, 2] and "next tokens guessed" in str(lines[1]).lower()
+
+
+def test_a_wide_gap_says_that_rows_are_known_by_heart() -> None:
+    one = found(events(lambda t: 3.0 - 2.5 * t, lambda t: 2.0 - 0.01 * t))["gap"]
+    assert one.tone == "plain" and "1.99" in one.text and "by heart" in one.text
+    assert "gap" not in found(events(lambda t: 3.0 - 1.2 * t, lambda t: 2.2 - 0.01 * t))

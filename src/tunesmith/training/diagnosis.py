@@ -23,6 +23,8 @@ HIGH_LOSS = 0.5
 """Training loss still above this share of a blind guess's at the end: little was learnt."""
 GAP = 0.08
 """Training accuracy this far above validation accuracy: the rest is to be gained from data."""
+GAP_NATS = 0.5
+"""Training loss of a language model this far below the validation loss: rows are being learnt by heart."""
 FEW_ROWS = 50
 """Fewer dialogues or documents than this are few."""
 SHORT_ANSWER = 4.0
@@ -112,6 +114,7 @@ def diagnose_text(events: Sequence[Mapping[str, Any]], kept_step: int, rows: int
         *_did_not_fall(train),
         *_uneven(train),
         *_overfitting(train, valid, kept_step),
+        *_by_heart(train, valid),
         *_unfinished(valid),
         *_short_answers(tokens),
         *_few_rows(rows),
@@ -151,6 +154,16 @@ def _uneven(train: Mapping[str, list[float]]) -> list[Finding]:
     text = f"The training loss stays uneven: half of the late steps lie more than {100 * spread / middle:.0f} % from their middle of {middle:.2f}."
     remedy = "Rows may be wrong, or of very different kinds: read the ones with the largest loss, or make batches larger."
     return [Finding("label noise", text, remedy, "warn")]
+
+
+def _by_heart(train: Mapping[str, list[float]], valid: Mapping[str, list[float]]) -> list[Finding]:
+    if len(train.get("loss", [])) < 3 or not valid.get("loss"):
+        return []
+    learnt, held = sum(train["loss"][-3:]) / 3, valid["loss"][-1]
+    if held - learnt < GAP_NATS:
+        return []
+    text = f"The training loss ended at {learnt:.2f} nats a token, the validation loss at {held:.2f}: it has begun to know rows by heart."
+    return [Finding("gap", text, "More rows will help more than more epochs; LoRA or a lower train.learning_rate keep more of the base.", "plain")]
 
 
 def _short_answers(tokens: Mapping[str, Any]) -> list[Finding]:
