@@ -73,7 +73,13 @@ class Run:
         self._listen = both
 
     def save(self, **changes: Any) -> None:
-        """Change the state and write it whole."""
+        """Change the state and write it whole.
+
+        Raises:
+            UserError: the run's folder is gone, which writing would bring back as a ghost with nothing else in it; or it cannot be written.
+        """
+        if not self.folder.is_dir():
+            raise UserError("no such file or folder: the run was deleted while it ran", str(self.folder), "give the same command again: it begins anew")
         self.state.update(changes)
         write_json(self.folder / STATE, self.state)
 

@@ -109,7 +109,7 @@ def test_a_run_whose_folder_goes_away_says_so_and_the_same_command_begins_anew(b
     os.kill(pid, signal.SIGCONT)
     assert bench.forker.wait(pid) == 2, place.log
     assert "runs/colours" in error(place) and "no such file or folder" in error(place)
-    assert not (place.run / "model").exists()
+    assert not (place.run / "model").exists() and not (place.run / "run.json").exists()
     assert bench.forker.go(place) == 0, place.log
     assert place.result() == bench.expected(kind)
 
