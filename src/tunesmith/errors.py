@@ -38,8 +38,8 @@ class Problems(UserError):
         super().__init__("\n".join(str(error) for error in errors), "", remedy)
 
 
-class Interrupted(Exception):
-    """A signal asked us to stop; the state is saved and the same command goes on.
+class Interrupted(BaseException):
+    """A signal asked us to stop; the state is saved and the same command goes on. No `except Exception` on the way may take it for an error of its own.
 
     Args:
         signal_number: SIGINT or SIGTERM, which becomes exit code 130 or 143.

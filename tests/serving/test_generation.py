@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 from dataclasses import replace
@@ -49,10 +50,13 @@ def test_it_says_what_it_learnt_and_stops(writer: Writer) -> None:
     assert short.text and not short.ended and short.tokens == 2
 
 
-KINDS: list[dict[str, Any]] = [{"kind": name} for name in methods.NAMES if name != "features"] + [{"kind": "prefix", "style": "prompt"}]
+FOUR_BITS = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+KINDS: list[Any] = [
+    pytest.param({"kind": name}, id=name, marks=FOUR_BITS if name == "qlora" else ()) for name in methods.NAMES if name != "features"
+] + [pytest.param({"kind": "prefix", "style": "prompt"}, id="prefix-prompt")]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_any_method_saved_writes_as_transformers_does(tiny_llama: Path, tmp_path: Path, kind: dict[str, Any]) -> None:
     base = catalog.resolve(catalog.ModelSettings(base=str(tiny_llama)))
     method, chat = methods.get(kind["kind"]), chats.load(tiny_llama)

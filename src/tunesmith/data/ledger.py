@@ -6,6 +6,7 @@ they are found band by band: rows whose hashes begin alike are read, sorted and 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -62,16 +63,16 @@ class Ledger:
         """Add rows, each as PACKED."""
         facts = np.frombuffer(bytes(packed), np.dtype(list(FACTS.items())))
         for name in FACTS:
-            np.ascontiguousarray(facts[name]).tofile(self._files[name])
+            self._files[name].write(facts[name].tobytes())  # not tofile, which says nothing when the disk is full
         self.rows += len(facts)
 
     def close(self) -> None:
         """Say that all rows are in; from here on they can be read."""
         self._stack.close()
         self.verdict = np.zeros(self.rows, np.uint8)
-        # Sparse: only the lines of rows that repeat another are ever written.
+        # Its room is taken now: a write into a mapped file that finds the disk full would kill the process.
         with open(self._folder / "first", "wb") as file:
-            file.truncate(8 * max(1, self.rows))
+            os.posix_fallocate(file.fileno(), 0, 8 * max(1, self.rows))
 
     def blocks(self, *names: str) -> Iterator[tuple[int, list[Numbers]]]:
         """Some facts in blocks of up to BLOCK_ROWS rows, each with the index of its first row."""
