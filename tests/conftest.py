@@ -106,7 +106,7 @@ def recipe_file(tmp_path: Path, colours: Path, tiny_base: Path) -> Path:
     path.write_text(
         json.dumps(
             {
-                "data": {"train": "colours.csv", "text": "text", "label": "label"},
+                "data": {"train": "colours.csv", "text": "text", "label": "label", "duplicates": {"near": None}},
                 "model": str(tiny_base),
                 "method": "full",
                 "train": {"epochs": 2, "learning_rate": 2e-3, "batch_rows": 8, "precision": "fp32", "threads": 1},

@@ -56,7 +56,7 @@ def trained(folder: Path, base: Path, rows: list[dict[str, Any]], **recipe: Any)
     (folder / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     quick = {"epochs": 6, "learning_rate": 1e-2, "batch_rows": 8, "precision": "fp32", "threads": 1}
     made = {
-        "data": {"train": "d.jsonl", "valid": "none", "test": 0.2},
+        "data": {"train": "d.jsonl", "valid": "none", "test": 0.2, "duplicates": {"near": None}},
         "model": str(base),
         "method": "full",
         "train": quick,

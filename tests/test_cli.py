@@ -196,7 +196,7 @@ def test_python_has_the_same_run(cli_: Cli, tmp_path: Path, recipe_file: Path) -
     assert run.folder == again.folder and run.status == again.status == "finished" and repr(run) == "<tunesmith run colours: finished>"
     value = json.loads((run.folder / "evaluation.json").read_text())["splits"]["test"]["models"]["tuned"]["macro_f1"]["value"]
     assert again.evaluation.test.tuned.macro_f1.value == value and run.training.steps > 0 and run.report.exists()
-    assert cli_("run", recipe_file, "train.epochs=1", "evaluate.against=[majority]", "--runs-dir", tmp_path / "runs")[2].count("reused") == 4
+    assert cli_("run", recipe_file, "train.epochs=1", "evaluate.against=[majority]", "--runs-dir", tmp_path / "runs")[2].count("reused") == 5
     answer = again.predict(["a leaf"])[0]
     assert answer.label in answer.probabilities and again.predict([]) == []
     with pytest.raises(UserError, match="predict takes a list of texts, found one text"):

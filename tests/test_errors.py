@@ -47,7 +47,15 @@ def recipe_for(tmp_path: Path, data: str, base: Path | str, **data_settings: Any
     path = tmp_path / "r.yaml"
     train = {"epochs": 1, "batch_rows": 8, "precision": "fp32", "threads": 1}
     path.write_text(
-        json.dumps({"data": {"train": data, **data_settings}, "model": str(base), "method": "full", "train": train, "evaluate": {"against": ["majority"]}})
+        json.dumps(
+            {
+                "data": {"train": data, "duplicates": {"near": None}, **data_settings},
+                "model": str(base),
+                "method": "full",
+                "train": train,
+                "evaluate": {"against": ["majority"]},
+            }
+        )
     )
     return path
 
@@ -63,7 +71,7 @@ WHOLE_FILES: list[tuple[str, bytes, str, str]] = [
     ("empty.jsonl", b"", ": the file is empty", "give a file with rows"),
     ("empty.parquet", b"", ": the file is empty", "give a file with rows"),
     ("blank.csv", b"\n \r\n\n", ": only blank lines", "give a file with rows"),
-    ("header.csv", b"text,label\n", ": no records in it", "give a file with at least a few labelled rows"),
+    ("header.csv", b"text,label\n", ": no records in it", "give a file with at least a few rows"),
     ("latin.csv", LATIN, ":22: byte 0xE9 at column 4 is not UTF-8", REMEDY_ICONV),
     ("wide.csv", as_csv().decode().encode("utf-16"), ": encoded as UTF-16, must be UTF-8", "iconv -f UTF-16 -t UTF-8 {name} > utf8.csv"),
     ("wide-bare.csv", as_csv().decode().encode("utf-16-le"), ": encoded as UTF-16, must be UTF-8", "iconv -f UTF-16 -t UTF-8 {name} > utf8.csv"),
@@ -101,7 +109,7 @@ WHOLE_FILES: list[tuple[str, bytes, str, str]] = [
     ("rows.csv", as_parquet(), ": named .csv but holds Parquet", "export the rows as .csv, or name the file by what it is"),
     ("text.parquet", as_csv(), ": named .parquet but is not Parquet", "name the file by what it is, or export it again"),
     ("cut.parquet", as_parquet()[:-30], ": damaged or cut off Parquet (", "copy or export the file again"),
-    ("data.xlsx", b"PK\x03\x04", ": the ending `.xlsx` cannot be read as rows", "give a file ending in .csv, .tsv, .jsonl, .ndjson, .json, .parquet"),
+    ("data.xlsx", b"PK\x03\x04", ": the ending `.xlsx` cannot be read as rows", "save the sheet as .csv"),
 ]
 
 
@@ -124,7 +132,7 @@ def test_a_missing_file_and_a_folder(cli_: Cli, tmp_path: Path, tiny_base: Path)
     assert err == f"error: {tmp_path / 'tikcets.csv'}: no such file, did you mean `tickets.csv`?\n  -> {remedy}\n"
     (tmp_path / "folder.csv").mkdir()
     code, _, err = cli_("check", recipe_for(tmp_path, "folder.csv", tiny_base))
-    assert code == 2 and err.startswith(f"error: {tmp_path / 'folder.csv'}: a folder cannot be read as rows\n  -> give a file ending in ")
+    assert code == 2 and err.startswith(f"error: {tmp_path / 'folder.csv'}: no file in it that can be read as rows\n  -> give files ending in ")
     code, _, err = cli_("check", tmp_path / "no.yaml")
     assert code == 2 and err == f"error: {tmp_path / 'no.yaml'}: no such file or folder\n  -> check the path; it is taken from where you stand\n"
 

@@ -38,7 +38,9 @@ def test_abstention_is_fitted_on_validation_and_given_with_predictions(tmp_path:
     write_csv(tmp_path / "many.csv", [{"text": f"{'good' if i % 2 else 'bad'} thing {i}", "label": "yes" if i % 2 else "no"} for i in range(600)])
     path = tmp_path / "many.yaml"
     train = {"epochs": 20, "learning_rate": 1e-2, "threads": 1}
-    path.write_text(json.dumps({"data": {"train": "many.csv", "valid": 0.3}, "model": str(tiny_base), "method": "features", "train": train}))
+    path.write_text(
+        json.dumps({"data": {"train": "many.csv", "valid": 0.3, "duplicates": {"near": None}}, "model": str(tiny_base), "method": "features", "train": train})
+    )
     run = tunesmith.run(path, runs_dir=tmp_path / "runs", evaluate__target_accuracy=0.9)
     calibration = json.loads((run.folder / "model" / "calibration.json").read_text())
     assert calibration["temperature"] > 0 and calibration["abstention"]["bound"] >= 0.9

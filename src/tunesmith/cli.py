@@ -36,6 +36,8 @@ RunName = Annotated[str, typer.Argument(help="A run's name, or its folder.", met
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew although a run of the same recipe and data is there.")]
 RUNS = Path("runs")
+AFTER = {"inspect": ("prepare", "train"), "train": ("train", "evaluate"), "evaluate": ("evaluate", "report")}
+"""The last stage of a verb -> the verb, and the next one."""
 RESUMABLE = ("train.epochs", "train.learning_rate", "train.patience")
 """What `run --resume` may change without making another run of it."""
 
@@ -82,7 +84,7 @@ def _options(runs_dir: Path, fresh: bool = False, until: str = "report", tensorb
 
 @app.command()
 def init(
-    data: Annotated[Path, typer.Argument(help="A data file: .csv, .tsv, .jsonl or .parquet.")],
+    data: Annotated[Path, typer.Argument(help="A data file, such as .csv, .jsonl, .parquet, .txt, or a folder of them.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The recipe to write; the data file's name with .yaml when absent.")] = None,
 ) -> None:
     """Write a recipe from a data file."""
@@ -97,26 +99,35 @@ def init(
 
 
 @app.command()
-def check(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Read and check all that a run would use; write nothing."""
+def check(
+    what: Annotated[str, typer.Argument(help="A recipe, or data: a file, a folder, a glob, a database's URL, hub:OWNER/NAME.", metavar="DATA_OR_RECIPE")],
+    overrides: Overrides = None,
+    rejected: Annotated[Path | None, typer.Option("--rejected", help="Write every row left out, with the reason, to this file (JSON lines).")] = None,
+) -> None:
+    """Read and check data, or all that a recipe's run would use; write nothing."""
     from tunesmith import pipeline
-    from tunesmith import recipe as recipes
+    from tunesmith.data.card import NAMES
 
-    card, tokens = pipeline.check(recipes.load(recipe, overrides or []))
+    recipe = Path(what).suffix.lower() in (".yaml", ".yml")
+    found = pipeline.check(Path(what), overrides or [], rejected) if recipe else pipeline.check_data(what, overrides or [], rejected)
+    card, tokens, seen = found
     counts = ", ".join(f"{count:,} {side}" for side, count in card["rows"].items())
     labels = f"{len(card['labels'])} labels; " if card["labels"] else ""
-    typer.echo(f"{counts}; {labels}{sum(card['rejected'].values())} rows left out")
-    for reason, count in card["rejected"].items():
-        typer.echo(f"  left out, {reason}: {count}")
-    for text in [*card["notes"], tokens["said"], *(f"warning: {w}" for w in card["warnings"])]:
+    typer.echo(f"{NAMES[card['kind']]}: {counts}; {labels}{sum(card['rejected'].values()):,} rows left out")
+    for reason, count in sorted(card["rejected"].items(), key=lambda item: -item[1]):
+        typer.echo(f"  left out, {reason}: {count:,}")
+    for step, count in card["changed"].items():
+        typer.echo(f"  cleaned, {step}: {count:,} texts")
+    said = [tokens["said"]] if tokens else []
+    for text in [*card["notes"], *said, *(f"warning: {w}" for w in card["warnings"]), *(f"look at: {text}" for text in seen)]:
         typer.echo(f"  {text}")
-    typer.echo(f"The data can be used. Next: tunesmith run {recipe}")
+    typer.echo("The data can be used. Next: " + (f"tunesmith run {what}" if recipe else f"tunesmith init {what}"))
 
 
 @app.command()
 def prepare(recipe: Recipe, overrides: Overrides = None, runs_dir: RunsDir = RUNS, fresh: Fresh = False) -> None:
     """Check, clean and split the data into a run; train nothing yet."""
-    _run(recipe, overrides, runs_dir, fresh, "prepare")
+    _run(recipe, overrides, runs_dir, fresh, "inspect")
 
 
 @app.command()
@@ -167,11 +178,8 @@ def _tell(options: Options, work: Callable[[], Run]) -> None:
     if options.until == "report":
         typer.echo(_summary(one))
     else:
-        typer.echo(f"{one.name}: {options.until} is done. Next: tunesmith {_after(options.until)} {one.folder}")
-
-
-def _after(stage: str) -> str:
-    return {"prepare": "train", "train": "evaluate", "evaluate": "report"}[stage]
+        done, after = AFTER[options.until]
+        typer.echo(f"{one.name}: {done} is done. Next: tunesmith {after} {one.folder}")
 
 
 def _summary(one: Run) -> str:

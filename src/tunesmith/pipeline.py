@@ -12,16 +12,18 @@ from typing import Any
 
 from tunesmith import objectives, runs
 from tunesmith import recipe as recipes
+from tunesmith.data import parts, sources
 from tunesmith.data import prepare as preparation
+from tunesmith.data.validate import InspectSettings
 from tunesmith.errors import GateFailed, UserError, nearest, some
 from tunesmith.files import sha256_file, sha256_json, write_bytes
 from tunesmith.models import catalog
 from tunesmith.recipe import Recipe
 from tunesmith.runs import Run
 from tunesmith.settings import write_yaml
-from tunesmith.stages import FORMAT, GENERAL, Context, begin, content, evaluate, evaluate_text, prepare, reader, report, train
+from tunesmith.stages import FORMAT, GENERAL, Context, begin, content, evaluate, evaluate_text, inspect, prepare, reader, report, train
 
-STAGES = {"prepare": prepare.stage, "begin": begin.stage, "train": train.stage, "evaluate": evaluate.stage, "report": report.stage}
+STAGES = {"prepare": prepare.stage, "inspect": inspect.stage, "begin": begin.stage, "train": train.stage, "evaluate": evaluate.stage, "report": report.stage}
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "scikit-learn", "pyarrow")
 
 
@@ -104,17 +106,25 @@ def resume(one: Run, changes: list[str], options: Options) -> Run:
     return _carry(Run(one.folder, options.listen), [], recipe, files, base, options)
 
 
-def check(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read and check everything a run would, and write nothing.
+Checked = tuple[dict[str, Any], dict[str, Any], list[str]]
+
+
+def check(path: Path, overrides: Sequence[str] = (), rejected: Path | None = None) -> Checked:
+    """Read and check everything that a recipe's run would.
+
+    Args:
+        path, overrides: as for `recipe.load`.
+        rejected: gets every row left out; None writes nothing.
 
     Returns:
-        The data card and the token report of the training rows.
+        The data card, the token report of the training rows, and what to look at first.
     """
+    recipe = recipes.load(path, overrides)
     _check_measuring(recipe)
     base = catalog.resolve(recipe.model)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
-        card = prepare.into(recipe.data, data, None)
+        card, seen = _prepared(recipe, data, rejected, prepare.handed(recipe, base))
         if recipe.model.scratch is not None:
             (data / "base").mkdir()
             begin.into(recipe.model.scratch, data / "train.parquet", data / "base")
@@ -122,7 +132,33 @@ def check(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
         read = reader(base, recipe)
         examples = objectives.get(recipe.objective.kind).make(recipe.objective, base, data).examples(data / "train.parquet", read)
         train.must_learn(examples, "train", read.limit)
-        return card, train.token_report(examples, read)
+        return card, train.token_report(examples, read), seen
+
+
+def check_data(source: str, overrides: Sequence[str] = (), rejected: Path | None = None) -> Checked:
+    """Read and check data before there is a recipe, with what can be told from its columns.
+
+    Args:
+        source: a file, a folder, a glob, a database's URL, hub:OWNER/NAME or starter/NAME.
+        overrides: `data.KEY=value`, as a recipe would have them.
+        rejected: gets every row left out; None writes nothing.
+
+    Returns:
+        As `check`, without a token report: that takes a base.
+    """
+    recipe = recipes.of_data(source, overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        card, seen = _prepared(recipe, Path(folder), rejected, preparation.Handed())
+    return card, {}, seen
+
+
+def _prepared(recipe: Recipe, folder: Path, rejected: Path | None, handed: preparation.Handed) -> tuple[dict[str, Any], list[str]]:
+    assert recipe.data.rows is not None
+    card = preparation.prepare(recipe.data, recipe.data.rows, folder, rejected=rejected, handed=handed)
+    if rejected is not None:
+        write_bytes(rejected, (folder / "rejected.jsonl").read_bytes())
+    # Vectors are asked of a run alone: a check answers in seconds.
+    return card, inspect.findings(inspect.into(folder, recipe.name, InspectSettings(), None))
 
 
 def versions() -> dict[str, str]:
@@ -164,10 +200,10 @@ def _gate(one: Run, recipe: Recipe) -> None:
 
 def _inputs(recipe: Recipe) -> tuple[dict[str, str], catalog.Base]:
     """Hashes of the data files, and the base."""
-    files = preparation.input_files(recipe.data)
-    if general := evaluate_text.general_file(recipe):
-        files[GENERAL] = general
-    return {side: _hash_of(path) for side, path in files.items()}, catalog.resolve(recipe.model)
+    hashes = {side: parts.digest(found) for side, found in preparation.inputs(recipe.data).items()}
+    beside = {"corrections": recipe.data.corrections, "synonyms": recipe.data.augment.synonyms, GENERAL: evaluate_text.general_file(recipe)}
+    hashes |= {name: _hash_of(Path(path)) for name, path in beside.items() if path is not None}
+    return hashes, catalog.resolve(recipe.model)
 
 
 def _identity(recipe: Recipe, files: dict[str, str], base: catalog.Base) -> str:
@@ -175,8 +211,5 @@ def _identity(recipe: Recipe, files: dict[str, str], base: catalog.Base) -> str:
 
 
 def _hash_of(path: Path) -> str:
-    if not path.is_file():
-        from tunesmith.data.streams import Stream
-
-        Stream(path)  # raises the right error for what it is
+    sources.kind_of(path)  # raises the right error for what it is
     return sha256_file(path)

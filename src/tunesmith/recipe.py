@@ -10,9 +10,10 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tunesmith import methods, objectives, starters
-from tunesmith.data import layouts
+from tunesmith.data import collect, layouts
 from tunesmith.data import prepare as preparation
-from tunesmith.data.validate import DataSettings
+from tunesmith.data.ledger import SIDES
+from tunesmith.data.validate import DataSettings, SourceSettings
 from tunesmith.errors import UserError, some
 from tunesmith.methods import MethodSettings
 from tunesmith.methods.full import FullSettings
@@ -22,6 +23,8 @@ from tunesmith.objectives.classification import ClassificationSettings
 from tunesmith.settings import Settings, build, read_yaml, with_override
 from tunesmith.training.settings import TrainSettings
 
+LISTS = (("augment", "synonyms"), ("augment", "masked"), ("augment", "writer"), ("privacy", "names"))
+"""Keys below `data` that name a file or a folder."""
 LANGUAGE_BASE = "starter/scribe"
 """The base of an objective that writes texts, where the recipe names none."""
 NAME_RULE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -108,7 +111,7 @@ class Recipe(Settings):
             return value
         fits = [name for name in objectives.NAMES if value.keys() <= type(objectives.settings(name)).model_fields.keys()]
         if len(fits) > 1 and "data" in info.data:
-            suits = objectives.for_rows(layouts.infer(_with_starters(info.data["data"])))
+            suits = objectives.for_rows(kind_of(info.data["data"]))
             fits = [suits] if suits in fits else fits
         return {"kind": fits[0] if fits else objectives.NAMES[0], **value}
 
@@ -126,18 +129,37 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: everything that is wrong with it, at once.
     """
+    preparation.forget()
     values = _placed(read_yaml(path), path.parent)
     for override in overrides:
         values = _placed(with_override(values, override), Path.cwd())
     return resolve(build(Recipe, values, str(path)), path.stem)
 
 
+def of_data(source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe of nothing but its data, for rows of any kind, also those that no objective takes.
+
+    Args:
+        source: of the training rows.
+        overrides: `data.KEY=value`; paths are taken from where you stand.
+    """
+    preparation.forget()
+    values: dict[str, Any] = {"data": {"train": source}}
+    for override in overrides:
+        values = with_override(values, override)
+    recipe = build(Recipe, _placed(values, Path.cwd()), "command line")
+    data = _with_starters(recipe.data)
+    return recipe.model_copy(update={"name": Path(source).stem or "data", "data": data.model_copy(update={"rows": kind_of(data)})})
+
+
 def _placed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The values with relative paths made absolute from a folder, so that a run can be resumed from anywhere."""
     out = dict(values)
     if isinstance(data := values.get("data"), dict):
-        names = {k: v for k, v in data.items() if k in preparation.SIDES and isinstance(v, str) and v != "none" and not v.startswith(starters.PREFIX)}
-        out["data"] = data | {key: str((folder / Path(name).expanduser()).absolute()) for key, name in names.items()}
+        out["data"] = data | {key: _source_placed(data[key], folder) for key in (*SIDES, "corrections") if key in data}
+        for section, key in LISTS:
+            if isinstance(one := data.get(section), dict) and isinstance(one.get(key), str):
+                out["data"][section] = one | {key: _source_placed(one[key], folder)}
     model = values.get("model")
     base = model.get("base") if isinstance(model, dict) else model
     if isinstance(base, str) and not base.startswith(starters.PREFIX) and (folder / base).is_dir():
@@ -150,23 +172,63 @@ def _placed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     return out
 
 
+def _source_placed(value: Any, folder: Path) -> Any:
+    """A source, or a list of them, with relative paths made absolute; shares, starters, databases and the Hub stay as they are."""
+    if isinstance(value, (list, tuple)):
+        return [_source_placed(one, folder) for one in value]
+    if isinstance(value, dict):
+        return value | {"source": _source_placed(value["source"], folder)} if "source" in value else value
+    if not isinstance(value, str) or value == "none" or value.startswith(starters.PREFIX) or collect.is_remote(value):
+        if not isinstance(value, str) or not collect.is_remote(value):
+            return value
+        collect.refuse_password(value)
+        return collect.placed(value, folder)
+    return str((folder / Path(value).expanduser()).absolute())
+
+
 def _with_starters(data: DataSettings) -> DataSettings:
     """The settings with the starters' files in place of their names."""
-    sides = {side: getattr(data, side) for side in preparation.SIDES}
-    found = {side: str(starters.data_file(value)) for side, value in sides.items() if isinstance(value, str) and value.startswith(starters.PREFIX)}
+
+    def named(value: str) -> str:
+        return str(starters.data_file(value)) if value.startswith(starters.PREFIX) else value
+
+    found: dict[str, Any] = {side: named(value) for side in SIDES if isinstance(value := getattr(data, side), str)}
+    for side in ("valid", "test"):
+        if isinstance(one := getattr(data, side), SourceSettings):
+            found[side] = one.model_copy(update={"source": named(one.source)})
+    if isinstance(data.train, tuple):
+        found["train"] = tuple(one.model_copy(update={"source": named(one.source)}) for one in data.train)
     return data.model_copy(update=found)
+
+
+def kind_of(data: DataSettings) -> str:
+    """What the rows are (`layouts.infer`), by the first file of the training rows.
+
+    Raises:
+        UserError: there is no such file, or what is no file cannot be collected.
+    """
+    return data.rows or layouts.infer(data, _first_file(_with_starters(data)))
+
+
+def _first_file(data: DataSettings) -> Path:
+    try:
+        return preparation.inputs(data.model_copy(update={"valid": "none", "test": "none", "out_of_scope": None}))["train"][0].path
+    except UserError:
+        if collect.is_remote(preparation.sources_of(data, "train")[0].source):
+            raise  # what a database says cannot be asked twice
+        return Path(preparation.sources_of(data, "train")[0].source)
 
 
 def resolve(recipe: Recipe, stem: str) -> Recipe:
     """Fill in the name, the starters' files, the objective that suits the rows, and what suits the method."""
     data = _with_starters(recipe.data)
-    objective = recipe.objective if "objective" in recipe.model_fields_set else objectives.settings(objectives.for_rows(layouts.infer(data)))
+    objective = recipe.objective if "objective" in recipe.model_fields_set else objectives.settings(objectives.for_rows(kind_of(data)))
     taken = objectives.get(objective.kind).ROWS
     if data.rows is not None and data.rows not in taken:
         what = f"`data.rows={data.rows}` does not go with `objective={objective.kind}`, which takes {some(taken)}"
         raise UserError(what, "recipe", f"use objective: {objectives.for_rows(data.rows)}, or leave data.rows out")
     if data.rows is None:
-        kind = taken[0] if len(taken) == 1 else layouts.infer(data)
+        kind = taken[0] if len(taken) == 1 else kind_of(data)
         data = data.model_copy(update={"rows": kind if kind in taken else taken[0]})
     writes = "labelled" not in taken
     model = recipe.model

@@ -117,7 +117,7 @@ class Run:
         """Do a stage, unless it is done or another run has done the same.
 
         Args:
-            name: prepare, train, evaluate, report.
+            name: prepare, inspect, begin, train, evaluate, report.
             inputs: hash of all that decides its outputs.
             outputs: files and folders it makes, by name in the run folder; `?` at the end marks one that may be absent.
             work: does it; what it returns is merged into run.json.
@@ -167,7 +167,7 @@ class Run:
 
     def _record(self, entry: dict[str, Any]) -> None:
         stages = [s for s in self.state["stages"] if s["name"] != entry["name"]]
-        order = ("prepare", "begin", "train", "evaluate", "report")
+        order = ("prepare", "inspect", "begin", "train", "evaluate", "report")
         self.save(stages=sorted([*stages, entry], key=lambda s: order.index(s["name"])))
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data import layouts, sources, streams
-from tunesmith.data.text_card import NAMES
-from tunesmith.data.validate import DataSettings, columns_for
+from tunesmith.data.card import NAMES
+from tunesmith.data.validate import DataSettings
 from tunesmith.errors import UserError
 from tunesmith.files import write_bytes
 from tunesmith.settings import write_yaml
@@ -33,7 +33,7 @@ def first_recipe(data: Path, target: Path) -> tuple[str, list[str]]:
     """
     if target.exists():
         raise UserError("there is a file of this name already", str(target), "delete it, or write elsewhere with --output")
-    kind = layouts.infer(DataSettings(train=str(data)))
+    kind = layouts.infer(DataSettings(train=str(data)), data)
     recipe, said = _labelled(data) if kind == "labelled" else _written(data, kind)
     try:
         place = data.absolute().relative_to(target.absolute().parent)
@@ -46,19 +46,29 @@ def first_recipe(data: Path, target: Path) -> tuple[str, list[str]]:
 
 def _labelled(data: Path) -> tuple[dict[str, Any], list[str]]:
     """A recipe for texts with labels, but for where the data lie, and what was recognised."""
-    records = sources.read(data)
-    if not records.records:
-        raise records.bad[0].error()
-    settings, said = columns_for(DataSettings(train=str(data)), records)
-    labels = Counter(str(record.get(settings.label or "")) for _, record in records.records)
-    said.append(f"{data.name}: {len(records.records):,} rows, {len(labels)} labels in `{settings.label}`, the commonest `{labels.most_common(1)[0][0]}`")
-    if len(labels) > len(records.records) / 2:
-        said.append(f"warning: almost every row has a label of its own; is `{settings.label}` the right column?")
-    others = [name for name in records.columns if name not in (settings.text, settings.label)]
+    stream = streams.Stream(data)
+    labels: Counter[str] = Counter()
+    found, rows, wrong = None, 0, None
+    said: list[str] = []
+    for _, value in stream:
+        if not isinstance(value, dict):
+            wrong = wrong or value
+            continue
+        if found is None:
+            found, said = layouts.layout(DataSettings(train=str(data)), "labelled", data, stream.columns, [value])
+        rows += 1
+        labels[str(value.get(found.label or ""))] += 1
+    if found is None:
+        assert wrong is not None
+        raise wrong.error()
+    said.append(f"{data.name}: {rows:,} rows, {len(labels)} labels in `{found.label}`, the commonest `{labels.most_common(1)[0][0]}`")
+    if len(labels) > rows / 2:
+        said.append(f"warning: almost every row has a label of its own; is `{found.label}` the right column?")
+    others = [name for name in stream.columns if name not in (found.text, found.label)]
     if others:
         said.append(f"other columns: {', '.join(others)}. One whose rows belong together goes under data.together, those for audits under data.attributes")
-    method = "features" if len(records.records) < FEW_FOR_FULL else "full"
-    return {"data": {"text": settings.text, "label": settings.label}, "model": "starter/minilm", "method": method}, said
+    method = "features" if rows < FEW_FOR_FULL else "full"
+    return {"data": {"text": found.text, "label": found.label}, "model": "starter/minilm", "method": method}, said
 
 
 def _written(data: Path, kind: str) -> tuple[dict[str, Any], list[str]]:

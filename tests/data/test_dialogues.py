@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from tunesmith.data import layouts, rows
-from tunesmith.data.streaming import prepare_stream
+from tunesmith.data.prepare import prepare as prepare_stream
 from tunesmith.data.validate import DataSettings
 from tunesmith.errors import Problems, UserError
 
@@ -34,9 +34,9 @@ def write(path: Path, data: list[Any]) -> Path:
 
 def prepared(path: Path, **more: Any) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
     """The card, and all kept rows by line."""
-    settings = DataSettings(**{"train": str(path), "on_bad_row": "reject"} | more)
+    settings = DataSettings(**{"train": str(path), "on_bad_row": "reject", "duplicates": {"near": None}} | more)
     folder = path.parent / "out"
-    card = prepare_stream(settings, layouts.infer(settings), folder)
+    card = prepare_stream(settings, layouts.infer(settings, Path(settings.train)), folder)
     assert json.loads((folder / "card.json").read_text()) == card
     kept = [row for side in card["rows"] for row in rows.read(folder / f"{side}.parquet").to_pylist()]
     assert {(row["source"], row["origin"], row["weight"]) for row in kept} == {(path.name, "original", 1.0)}
@@ -299,7 +299,7 @@ LAYOUTS: list[tuple[str, Any, dict[str, Any], str, list[str], Any]] = [
 @pytest.mark.parametrize(("name", "record", "more", "kind", "notes", "row"), LAYOUTS, ids=[case[0] for case in LAYOUTS])
 def test_layouts_are_recognised_aloud(tmp_path: Path, name: str, record: Any, more: dict[str, Any], kind: str, notes: list[str], row: Any) -> None:
     path = write(tmp_path / "x.jsonl", numbered(record))
-    assert layouts.infer(DataSettings(train=str(path), **more)) == kind
+    assert layouts.infer(DataSettings(train=str(path), **more), path) == kind
     card, kept = prepared(path, **more)
     assert card["kind"] == kind and card["notes"] == [f"x.jsonl: {note}" for note in notes] and card["rejected"] == {} and card["labels"] == {}
     common = {field for field, _ in rows.COMMON}
@@ -327,17 +327,18 @@ def test_the_same_rows_from_other_files(tmp_path: Path, form: str) -> None:
 
 def test_what_is_labelled_stays_so(tmp_path: Path) -> None:
     def inferred(record: dict[str, Any], **more: Any) -> str:
-        return layouts.infer(DataSettings(train=str(write(tmp_path / "d.jsonl", [record])), **more))
+        path = write(tmp_path / "d.jsonl", [record])
+        return layouts.infer(DataSettings(train=str(path), **more), path)
 
     assert inferred({"text": "a", "label": "b"}) == inferred({"question": "a", "answer": "b", "topic": "c"}) == "labelled"
     assert inferred({"text": "a", "label": "b", **talk(1)}) == inferred({"text": "a", "mood": "b"}) == inferred({"a": "b"}) == "labelled"
     assert inferred({"text": "a", "mood": "b"}, label="mood") == inferred({"a": 1, "b": 2}, text_pair="b") == "labelled"
     assert inferred({"title": "a", "topic": "b", **talk(1)}) == inferred({"message": [U, A]}) == inferred({"a": []}, messages="a") == "dialogue"
     assert inferred({"a": "b"}, prompt="a") == inferred({"a": "b"}, completion="a") == "completion"
-    assert layouts.infer(DataSettings(train=str(tmp_path / "absent.jsonl"))) == "labelled"
-    assert layouts.infer(DataSettings(train=str(tmp_path / "absent.txt"))) == "document"
+    assert layouts.infer(DataSettings(train=str(tmp_path / "absent.jsonl")), tmp_path / "absent.jsonl") == "labelled"
+    assert layouts.infer(DataSettings(train=str(tmp_path / "absent.txt")), tmp_path / "absent.txt") == "document"
     (tmp_path / "broken.jsonl").write_bytes(b"\xff\xfe\0")
-    assert layouts.infer(DataSettings(train=str(tmp_path / "broken.jsonl"))) == "labelled"
+    assert layouts.infer(DataSettings(train=str(tmp_path / "broken.jsonl")), tmp_path / "broken.jsonl") == "labelled"
 
 
 def test_missing_columns_are_named_with_the_nearest(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import random
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from hypothesis import strategies as st
 
 from tunesmith.data import prepare as preparation
 from tunesmith.data import rows, split
-from tunesmith.data.duplicates import key
-from tunesmith.data.prepare import Prepared
-from tunesmith.data.validate import DataSettings
+from tunesmith.data.ledger import SIDES
+from tunesmith.data.sources import BadRow
+from tunesmith.data.texts import even as key
+from tunesmith.data.validate import DataSettings, DuplicateSettings
+from tunesmith.errors import UserError
 
 Row = dict[str, Any]
 few = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -32,6 +35,28 @@ tables = st.lists(
 )
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a preparation wrote, read again."""
+
+    splits: dict[str, Any]
+    labels: list[str]
+    multi_label: bool
+    card: dict[str, Any]
+    rejected: list[BadRow]
+
+
+def prepare(settings: DataSettings) -> Prepared:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        card = preparation.prepare(settings.model_copy(update={"duplicates": DuplicateSettings(near=None)}), "labelled", out)
+        names = json.loads((out / "labels.json").read_text())
+        lines = [json.loads(line) for line in (out / "rejected.jsonl").read_text("utf-8").splitlines()]
+        bad = [BadRow(one["file"], one["line"], one["reason"], one["what"], one["remedy"], one["row"]) for one in lines]
+        tables = {side: rows.read(out / f"{side}.parquet") for side in SIDES if (out / f"{side}.parquet").exists()}
+        return Prepared(tables, names["labels"], names["multi_label"], card, sorted(bad, key=lambda one: one.line))
+
+
 def prepared(data: list[Row], **more: Any) -> Prepared:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "d.csv"
@@ -39,7 +64,7 @@ def prepared(data: list[Row], **more: Any) -> Prepared:
             writer = csv.DictWriter(file, list(data[0]))
             writer.writeheader()
             writer.writerows(data)
-        return preparation.prepare(
+        return prepare(
             DataSettings(**{"train": str(path), "text": "text", "label": "label", "on_bad_row": "reject", "valid": 0.2, "test": 0.3} | more)
         )
 
@@ -48,8 +73,8 @@ def usable(data: list[Row], **more: Any) -> Prepared | None:
     """None where a random draw has too few rows or labels for three sides."""
     try:
         return prepared(data, **more)
-    except preparation.UserError as error:
-        assert any(part in str(error) for part in ("usable rows", "all rows bear", "no row is left")), error
+    except UserError as error:
+        assert any(part in str(error) for part in ("usable row", "all rows bear", "no row is left")), error
         return None
 
 
@@ -189,7 +214,7 @@ def test_a_users_test_file_is_measured_as_it_is(tmp_path: Path) -> None:
     ]
     files = write(tmp_path / "train.jsonl", train), write(tmp_path / "test.jsonl", test)
     before = [path.read_bytes() for path in files]
-    one = preparation.prepare(DataSettings(train=str(files[0]), test=str(files[1]), valid=0.2, text="text", label="label"))
+    one = prepare(DataSettings(train=str(files[0]), test=str(files[1]), valid=0.2, text="text", label="label"))
     assert rows.strings(one.splits["test"], "text") == ["own", "own", "own", "shared", "c"]
     assert rows.label_lists(one.splits["test"]) == [["x"], ["x"], ["y"], ["y"], ["new"]]
     assert "shared" not in {key(text) for side in ("train", "valid") for text in rows.strings(one.splits[side], "text")}
@@ -202,7 +227,7 @@ def test_no_group_is_in_train_and_in_a_users_test_file(tmp_path: Path) -> None:
     train = [{**row, "who": f"p{i % 6}"} for i, row in enumerate(FILLER)]
     test = [{"text": f"later {i}", "label": "x", "who": "p3"} for i in range(3)]
     files = write(tmp_path / "train.jsonl", train), write(tmp_path / "test.jsonl", test)
-    one = preparation.prepare(DataSettings(train=str(files[0]), test=str(files[1]), valid=0.4, text="text", label="label", together="who"))
+    one = prepare(DataSettings(train=str(files[0]), test=str(files[1]), valid=0.4, text="text", label="label", together="who"))
     assert set(rows.strings(one.splits["train"], "together")) | set(rows.strings(one.splits["valid"], "together")) == {"p0", "p1", "p2", "p4", "p5"}
     assert len(one.rejected) == 10 and {bad.reason for bad in one.rejected} == {"its group is in test"}
     assert one.rejected[0].what.endswith("row has the together value `p3`, which is also in test")
@@ -213,7 +238,7 @@ def test_several_labels(tmp_path: Path, form: str) -> None:
     several = [["b", "a"], [], ["a"], ["c", "a", "c"], ["b", "c"]]
     written: dict[str, Any] = {"text": "|".join, "list": lambda one: one, "separator": " ; ".join}
     data = [{"text": f"row {i}", "label": written[form](several[i % 5])} for i in range(50)]
-    one = preparation.prepare(
+    one = prepare(
         DataSettings(train=str(write(tmp_path / "d.jsonl", data)), multi_label=True, label_separator=";" if form == "separator" else "|", valid=0.2, test=0.2)
     )
     assert one.labels == ["a", "b", "c"] and one.multi_label
@@ -223,14 +248,14 @@ def test_several_labels(tmp_path: Path, form: str) -> None:
 
 def test_a_row_with_two_lonely_labels_is_left_out_once(tmp_path: Path) -> None:
     data = [{"text": f"row {i}", "label": ["a"] if i % 2 else ["b"]} for i in range(40)] + [{"text": "odd", "label": ["a", "p", "q"]}]
-    one = preparation.prepare(DataSettings(train=str(write(tmp_path / "d.jsonl", data)), multi_label=True, on_bad_row="reject"))
+    one = prepare(DataSettings(train=str(write(tmp_path / "d.jsonl", data)), multi_label=True, on_bad_row="reject"))
     assert [(bad.line, bad.reason) for bad in one.rejected] == [(41, "label with one row")] and sum(one.card["rows"].values()) == 40
 
 
 @pytest.mark.parametrize(("value", "label"), [(3, "3"), (3.0, "3"), (3.5, "3.5"), (True, "true"), (" x ", "x"), ("NaN", "NaN")])
 def test_a_label_of_any_plain_kind_is_a_name(tmp_path: Path, value: Any, label: str) -> None:
     data = [{"text": f"row {i}", "label": value if i % 2 else "other"} for i in range(40)]
-    assert preparation.prepare(DataSettings(train=str(write(tmp_path / "d.jsonl", data)))).labels == sorted(["other", label])
+    assert prepare(DataSettings(train=str(write(tmp_path / "d.jsonl", data)))).labels == sorted(["other", label])
 
 
 def test_columns_are_kept_and_attributes_are_no_input(tmp_path: Path) -> None:
@@ -248,7 +273,7 @@ def test_columns_are_kept_and_attributes_are_no_input(tmp_path: Path) -> None:
         for i in range(60)
     ]
     columns = {"id": "key", "text_pair": "pair", "together": "who", "time": "when", "attributes": ("sex",)}
-    one = preparation.prepare(DataSettings(train=str(write(tmp_path / "d.jsonl", data)), **columns))
+    one = prepare(DataSettings(train=str(write(tmp_path / "d.jsonl", data)), **columns))
     for table in one.splits.values():
         for row in table.to_pylist():
             i = int(row["id"])
@@ -266,7 +291,7 @@ def test_columns_are_kept_and_attributes_are_no_input(tmp_path: Path) -> None:
 
 def test_columns_are_guessed_aloud(tmp_path: Path) -> None:
     data = [{"Message": f"row {i}", "Queue": "xy"[i % 2]} for i in range(40)]
-    one = preparation.prepare(DataSettings(train=str(write(tmp_path / "d.jsonl", data))))
+    one = prepare(DataSettings(train=str(write(tmp_path / "d.jsonl", data))))
     assert one.card["notes"] == ["d.jsonl: taking column `Message` as the text", "d.jsonl: taking column `Queue` as the label"]
     assert one.card["columns"] == {"text": "Message", "text_pair": None, "label": "Queue"}
 
@@ -275,7 +300,7 @@ def test_the_same_input_gives_the_same_bytes_and_the_card_counts_right(tmp_path:
     data = [*FILLER, {"text": "row 1", "label": "y"}, {"text": "", "label": "x"}, {"text": "alone", "label": "once"}, {"text": "half \ud83d", "label": "x"}]
     path = write_ascii(tmp_path / "d.jsonl", data)
     for name in ("a", "b"):
-        preparation.save(preparation.prepare(DataSettings(train=str(path), on_bad_row="reject"), tmp_path / name / "rejected.jsonl"), tmp_path / name)
+        preparation.prepare(DataSettings(train=str(path), on_bad_row="reject", duplicates={"near": None}), "labelled", tmp_path / name)
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert set(names) == {"train.parquet", "valid.parquet", "test.parquet", "rejected.jsonl", "labels.json", "card.json"}
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)

@@ -18,9 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data import card as cards
-from tunesmith.data import ledger, rows, sources, split, streaming, streams, text_card
-from tunesmith.data.streaming import prepare_stream
+from tunesmith.data import card, card_section, ledger, rows, sources, split, staging, streams
+from tunesmith.data.prepare import prepare as prepare_stream
 from tunesmith.data.validate import DataSettings
 from tunesmith.errors import Interrupted, Problems, UserError
 from tunesmith.starting import first_recipe
@@ -46,7 +45,7 @@ def prepared(folder: Path, data: list[Record], **more: Any) -> tuple[Record, dic
     """The card, the rows by side, and the rows left out; `valid` and `test` may be lists of records."""
     sides = {side: str(write(folder / f"{side}.jsonl", value)) for side, value in more.items() if side in ("valid", "test") and isinstance(value, list)}
     shares = {"valid": 0.2, "test": 0.3} | more | sides
-    made = DataSettings(**{"train": str(write(folder / "d.jsonl", data)), "on_bad_row": "reject", "rows": "completion"} | shares)
+    made = DataSettings(**{"train": str(write(folder / "d.jsonl", data)), "on_bad_row": "reject", "rows": "completion", "duplicates": {"near": None}} | shares)
     card = prepare_stream(made, made.rows or "", folder / "out")
     kept = {side: rows.read(folder / "out" / f"{side}.parquet").to_pylist() for side in card["rows"]}
     assert {side: len(found) for side, found in kept.items()} == card["rows"]
@@ -61,7 +60,7 @@ def usable(data: list[Record], **more: Any) -> tuple[Record, dict[str, list[Reco
         try:
             return prepared(Path(folder), data, **more)
         except UserError as error:
-            assert any(part in str(error) for part in ("usable rows", "no row is left")), error
+            assert any(part in str(error) for part in ("usable row", "no row is left")), error
             return None
 
 
@@ -101,7 +100,7 @@ def test_streamed_rows_are_those_of_memory_and_none_is_lost(data: list[Record], 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledger, "BAND_ROWS", band)
         patch.setattr(ledger, "BLOCK_ROWS", 7)
-        patch.setattr(streaming, "BATCH_ROWS", 9)
+        patch.setattr(staging, "BATCH_ROWS", 9)
         found = usable(data, **more, **({"test": test} if test is not None else {}))
     if found is None:
         return
@@ -255,9 +254,9 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path, monkeypatch: 
         raise Interrupted(15)
 
     if where == "card":
-        monkeypatch.setattr(text_card, "make", stop)
+        monkeypatch.setattr(card, "make", stop)
     else:
-        monkeypatch.setattr(streaming._Teller, where, stop)
+        monkeypatch.setattr(staging.Teller, where, stop)
     with pytest.raises(Interrupted):
         prepare_stream(made, "completion", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
@@ -303,9 +302,9 @@ def test_a_streamed_file_has_small_groups_and_comes_back(tmp_path: Path, monkeyp
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from tunesmith.data import rows, streaming, text_card\nfrom tunesmith.data.validate import DataSettings\n"
-        "rows.GROUP_ROWS = streaming.BATCH_ROWS = text_card.SAMPLE = 50\n"  # so that the small file fills every buffer too
-        "streaming.prepare_stream(DataSettings(train=sys.argv[1], rows='document', text='text'), 'document', Path(sys.argv[2]))\n"
+        "from tunesmith.data import card, prepare, rows, staging\nfrom tunesmith.data.validate import DataSettings\n"
+        "rows.GROUP_ROWS = staging.BATCH_ROWS = card.SAMPLE = 50\n"  # so that the small file fills every buffer too
+        "prepare.prepare(DataSettings(train=sys.argv[1], rows='document', text='text', duplicates={'near': None}), 'document', Path(sys.argv[2]))\n"
         "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"  # getrusage would count the process it was started from
     )
     peaks = []
@@ -406,7 +405,7 @@ def test_a_file_with_nothing_in_it_and_bounds(tmp_path: Path, monkeypatch: pytes
 
 
 def test_lengths_are_exact_and_long_ones_nearly_so() -> None:
-    some, long = text_card.Lengths(), text_card.Lengths()
+    some, long = card.Lengths(), card.Lengths()
     import numpy as np
 
     values = np.arange(1000) ** 2 % 60_000
@@ -416,21 +415,21 @@ def test_lengths_are_exact_and_long_ones_nearly_so() -> None:
     assert some.summary() == {"p5": ordered[50], "p50": ordered[500], "p95": ordered[950], "most": ordered[-1]}
     long.add(values * 1000)
     assert all(abs(long.at(q) - ordered[10 * q] * 1000) <= 0.011 * ordered[10 * q] * 1000 + 1 for q in (50, 95))
-    assert text_card.Lengths().summary() == {"p5": 0, "p50": 0, "p95": 0, "most": 0}
+    assert card.Lengths().summary() == {"p5": 0, "p50": 0, "p95": 0, "most": 0}
 
 
 @pytest.mark.parametrize("kind", ["completion", "dialogue", "document"])
 def test_the_card_is_a_section_of_the_report(tmp_path: Path, kind: str) -> None:
     data = [{"text": f"a text of many English words, number {i}"} for i in range(60)] if kind == "document" else [*FILLER, {"prompt": "x"}]
     card, kept, _ = prepared(tmp_path, data, rows=kind)
-    (section,) = cards.sections(card)
+    (section,) = card_section.sections(card)
     assert section.title == "Data" and len(section.blocks) >= 4
     lengths = sorted(len(row.get("text") or row.get("completion") or row["messages"][-1]["content"]) for row in kept["train"])
     found = card["characters"]["texts" if kind == "document" else "answers"]
     assert (found["p50"], found["most"]) == (lengths[len(lengths) // 2], lengths[-1])
     assert json.loads((tmp_path / "out" / "card.json").read_text()) == card and card["labels"] == {}
     tokens = {"said": "3 rows are cut", "cut_rows": 3}
-    assert len(cards.sections({**card, "tokens": tokens})[0].blocks) == len(section.blocks) + 1
+    assert len(card_section.sections({**card, "tokens": tokens})[0].blocks) == len(section.blocks) + 1
 
 
 @pytest.mark.parametrize(
@@ -446,6 +445,6 @@ def test_a_first_recipe_suits_the_rows(tmp_path: Path, record: Record, kind: str
 
     text, said = first_recipe(write(tmp_path / "d.jsonl", [record] * 3), tmp_path / "d.yaml")
     assert text == f"data:\n  train: d.jsonl\n  rows: {kind}\n  valid: 0.1\n  test: 0.2\nmodel: starter/scribe\nobjective: {objective}\nmethod: {method}\n"
-    assert said[0] == f"d.jsonl: the rows are {text_card.NAMES[kind]}" and said[-1].startswith("other columns: ")
+    assert said[0] == f"d.jsonl: the rows are {card.NAMES[kind]}" and said[-1].startswith("other columns: ")
     loaded = recipe.load(tmp_path / "d.yaml")
     assert (loaded.data.rows, loaded.objective.kind, loaded.method.kind, loaded.model.base) == (kind, objective, method, "starter/scribe")

@@ -226,7 +226,7 @@ class Bench:
         writes = "objective" in made
         name = "colours.jsonl" if writes else "colours.csv"
         recipe = {
-            "data": {"train": name, **({} if writes else {"text": "text", "label": "label"}), **made.get("data", {})},
+            "data": {"train": name, "duplicates": {"near": None}, **({} if writes else {"text": "text", "label": "label"}), **made.get("data", {})},
             "model": {"base": str(self.writer)} if writes else {"base": str(self.base), "dropout": 0.1},
             "method": made["method"],
             "train": TRAIN | made["train"] | train,

@@ -1,16 +1,17 @@
-"""Records -> dialogues, completions and documents, strictly: one row, or what is wrong with it and how to mend it.
+"""Records -> dialogues, completions, documents, preferences and prompts, strictly: one row, or what is wrong with it and how to mend it.
 
 Texts are kept as they are; only what tells two rows apart (`Row.key`) has its white space evened out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from tunesmith.data.layouts import Layout
 from tunesmith.data.sources import json_type
-from tunesmith.data.validate import DataSettings, common
+from tunesmith.data.texts import Row, Wrong, even, text_in
+from tunesmith.data.validate import DataSettings
 from tunesmith.errors import nearest
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -25,60 +26,23 @@ SYSTEM, BEYOND, OPENS, SHORT, MARKS, NO_SYSTEM = (1 << bit for bit in range(6))
 """Flags of a row: it has a system message; something follows the last answer; the assistant opens; an answer is short;
 a text holds a mark like <|end|>; a blank system message was left out."""
 
-Wrong = tuple[str, str, str]
-"""A short reason to count by, what was found, the remedy."""
-
-
-class Row(NamedTuple):
-    """A row and what is counted of it.
-
-    Attributes: values (the columns), key (what makes it equal to another), prompt and answer (the first question and the last answer, white
-    space evened out), prompt_characters, answer_characters, turns (messages but the system's), flags.
-    """
-
-    values: dict[str, Any]
-    key: str
-    prompt: str
-    answer: str
-    prompt_characters: int
-    answer_characters: int
-    turns: int
-    flags: int
-
-
 def reader(layout: Layout, settings: DataSettings) -> Callable[[dict[str, Any]], Row | Wrong]:
-    """What turns a record of this layout into a row.
-
-    Args:
-        layout: the columns.
-        settings: the columns that every kind may have (id, together, time, attributes).
-
-    Returns:
-        A function of a record. A row's `values` lack source and line; its id is None where the content shall name it.
-    """
-    form = {("dialogue", "messages"): _dialogue, ("dialogue", "pair"): _turned, ("completion", "pair"): _completion, ("document", "text"): _document}
-    make = form[layout.kind, layout.form]
-
-    def read(record: dict[str, Any]) -> Row | Wrong:
-        row = make(record, layout)
-        if not isinstance(row, Row):
-            return row
-        try:
-            row.key.encode()
-        except UnicodeEncodeError:
-            return "broken character", "a text holds half of a surrogate pair", "repair the escape \\ud8xx in it"
-        shared = common(record, settings)
-        if isinstance(shared, tuple):
-            return shared
-        row.values.update(shared)
-        return row
-
-    return read
+    """What turns a record of this layout into a row, but for the columns that every kind has."""
+    make = _FORMS[layout.kind, layout.form]
+    return lambda record: make(record, layout)
 
 
-def even(text: str) -> str:
-    """A text with each run of white space as one space."""
-    return " ".join(text.split())
+def again(kind: str, values: Mapping[str, Any]) -> Row | Wrong:
+    """A row anew from its columns, whose texts have changed."""
+    if kind == "dialogue":
+        return conversation(values["messages"])
+    if kind == "completion":
+        return completion(values["prompt"], values["completion"])
+    if kind == "document":
+        return document(values["text"])
+    if kind == "preference":
+        return preference(values["messages"], values["chosen"], values["rejected"], values["margin"])
+    return question(values["messages"])
 
 
 def _dialogue(record: dict[str, Any], layout: Layout) -> Row | Wrong:
@@ -164,11 +128,11 @@ def conversation(messages: list[dict[str, str]]) -> Row | Wrong:
         if role == "assistant":
             answers.append(content)
             flags |= OPENS if before in ("", "system") else 0
-            flags |= SHORT if len(text) < FEW_CHARACTERS and text.count(" ") < FEW_WORDS - 1 else 0
+            flags |= SHORT if _short(text) else 0
         else:
             prompt_characters += len(content)
             prompt = prompt or (text if role == "user" else "")
-        flags |= MARKS if "<|" in content and "|>" in content else 0
+        flags |= _marks(content)
         keys.append(f"{role}\x1f{text}")
         before = role
     if not answers:
@@ -207,19 +171,115 @@ def _completion(record: dict[str, Any], layout: Layout) -> Row | Wrong:
     pair = _pair(record, layout)
     if len(pair) == 3:
         return pair
-    prompt, completion = pair
-    answer, question = even(completion), even(prompt)
-    flags = SHORT if len(answer) < FEW_CHARACTERS and answer.count(" ") < FEW_WORDS - 1 else 0
-    flags |= MARKS if any("<|" in text and "|>" in text for text in pair) else 0
-    return Row({"prompt": prompt, "completion": completion}, f"{question}\x1f{answer}", question, answer, len(prompt), len(completion), 2, flags)
+    return completion(*pair)
+
+
+def completion(prompt: str, text: str) -> Row | Wrong:
+    """A row of a prompt and its completion."""
+    answer, asked = even(text), even(prompt)
+    for name, one in (("prompt", asked), ("completion", answer)):
+        if not one:
+            return f"no {name}", f"the {name} is blank", "fill it in or delete the row"
+    flags = (SHORT if _short(answer) else 0) | _marks(prompt, text)
+    return Row({"prompt": prompt, "completion": text}, f"{asked}\x1f{answer}", asked, answer, len(prompt), len(text), 2, flags)
 
 
 def _document(record: dict[str, Any], layout: Layout) -> Row | Wrong:
     text = text_in(record, layout.text or "", "text")
     if isinstance(text, tuple):
         return text
-    flags = MARKS if "<|" in text and "|>" in text else 0
-    return Row({"text": text}, even(text), "", "", 0, len(text), 0, flags)
+    return document(text)
+
+
+def document(text: str) -> Row | Wrong:
+    """A row of one text."""
+    key = even(text)
+    return Row({"text": text}, key, "", "", 0, len(text), 0, _marks(text)) if key else ("no text", "the text is blank", "fill it in or delete the row")
+
+
+def _preference(record: dict[str, Any], layout: Layout) -> Row | Wrong:
+    sides: list[list[dict[str, str]]] = []
+    for name, column in (("chosen", layout.chosen), ("rejected", layout.rejected)):
+        side = _turns(record, column or "", name, "assistant")
+        if isinstance(side, tuple):
+            return side
+        if side[-1]["role"] != "assistant":
+            return f"no {name} answer", f"the last message of `{column}` is from the {side[-1]['role']}, expected the assistant's", "end it with the answer"
+        sides.append(side)
+    column = layout.messages or layout.prompt
+    if column is not None:
+        messages = _turns(record, column, "prompt", "user")
+        if isinstance(messages, tuple):
+            return messages
+        own = [side[len(messages) :] if side[: len(messages)] == messages else side for side in sides]
+    else:
+        messages = [a for a, b in zip(sides[0][:-1], sides[1][:-1], strict=False) if a == b]
+        own = [side[len(messages) :] for side in sides]
+    if any(len(side) != 1 for side in own):
+        what = f"`{layout.chosen}` and `{layout.rejected}` differ in more than their last answer"
+        return "answers of several messages", what, "put what both have in common into the prompt, and one answer into each"
+    margin = record.get(layout.margin) if layout.margin else None
+    if margin is not None and (isinstance(margin, bool) or not isinstance(margin, (int, float))):
+        return "margin of another type", f"column `{layout.margin}` holds {json_type(margin)}, expected a number", "write how much better the chosen one is"
+    return preference(messages, own[0][0]["content"], own[1][0]["content"], None if margin is None else float(margin))
+
+
+def preference(messages: list[dict[str, str]], chosen: str, rejected: str, margin: float | None) -> Row | Wrong:
+    """A row of two answers to one question, of which one is the better."""
+    asked = question(messages)
+    if not isinstance(asked, Row):
+        return asked
+    better, worse = even(chosen), even(rejected)
+    for name, text in (("chosen", better), ("rejected", worse)):
+        if not text:
+            return f"no {name} answer", f"the {name} answer is blank", "write it or delete the row"
+    if better == worse:
+        return "equal answers", "the chosen and the rejected answer are the same", "delete the row: it prefers nothing"
+    values = {"messages": asked.values["messages"], "chosen": chosen, "rejected": rejected, "margin": margin}
+    flags = asked.flags | (SHORT if _short(better) else 0) | _marks(chosen, rejected)
+    size = len(chosen) + len(rejected)
+    return Row(values, f"{asked.key}\x1e{better}\x1e{worse}", asked.prompt, better, asked.prompt_characters, size, asked.turns + 1, flags)
+
+
+def _question(record: dict[str, Any], layout: Layout) -> Row | Wrong:
+    messages = _turns(record, layout.messages or layout.prompt or "", "prompt", "user")
+    return messages if isinstance(messages, tuple) else question(messages)
+
+
+def question(messages: list[dict[str, str]]) -> Row | Wrong:
+    """A row of messages that wait for an answer."""
+    if messages[-1]["role"] == "assistant":
+        return "nothing asked", "the last message is the assistant's, expected a user's", "leave the answer out, or put it into data.chosen or data.completion"
+    stands_in = {"role": "assistant", "content": "."}  # so that a dialogue's rules hold
+    row = conversation([*messages, stands_in])
+    if not isinstance(row, Row):
+        return row
+    kept = row.values["messages"][:-1]
+    key = row.key.rpartition("\x1e")[0]
+    return row._replace(values={"messages": kept}, key=key, answer="", answer_characters=0, turns=row.turns - 1, flags=row.flags & ~SHORT)
+
+
+def _turns(record: dict[str, Any], column: str, what: str, role: str) -> list[dict[str, str]] | Wrong:
+    """Messages from a column that holds a list of them, or one text of this role."""
+    value = record.get(column)
+    if isinstance(value, list) and value:
+        messages = []
+        for number, item in enumerate(value, 1):
+            message = message_of(item, number)
+            if isinstance(message, tuple):
+                return message
+            messages.append(message)
+        return messages
+    text = text_in(record, column, what) if value != [] else (f"no {what}", f"the list in column `{column}` is empty", "fill it in or delete the row")
+    return text if isinstance(text, tuple) else [{"role": role, "content": text}]
+
+
+def _short(answer: str) -> bool:
+    return len(answer) < FEW_CHARACTERS and answer.count(" ") < FEW_WORDS - 1
+
+
+def _marks(*texts: str) -> int:
+    return MARKS if any("<|" in text and "|>" in text for text in texts) else 0
 
 
 def _optional(record: dict[str, Any], column: str | None) -> str | Wrong | None:
@@ -230,14 +290,11 @@ def _optional(record: dict[str, Any], column: str | None) -> str | Wrong | None:
     return value if isinstance(value, str) else text_in(record, column or "", column or "")
 
 
-def text_in(record: dict[str, Any], column: str, what: str) -> str | Wrong:
-    """A text that must be there; `what` names it in messages (text, prompt, completion)."""
-    value = record.get(column)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        state = "missing" if column not in record else "blank"
-        remedy = "fill it in or delete the row"
-        return f"no {what}", f"the {what} in column `{column}` is {state}", remedy
-    if not isinstance(value, str):
-        remedy = "map it as data.messages" if isinstance(value, list) and what != "text" else "write it in quotes"
-        return f"{what} of another type", f"column `{column}` holds {json_type(value)}, expected text", remedy
-    return value
+_FORMS = {
+    ("dialogue", "messages"): _dialogue,
+    ("dialogue", "pair"): _turned,
+    ("completion", "pair"): _completion,
+    ("document", "text"): _document,
+    ("preference", "answers"): _preference,
+    ("prompt", "messages"): _question,
+}

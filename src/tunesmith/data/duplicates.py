@@ -1,81 +1,134 @@
-"""Equal rows: one of each stays, and no text of the test rows is left in train."""
+"""Rows that repeat others: which one stays, told by the ledger alone, band by band.
+
+A row leaves the side that learns, never the side that measures, and never a file of the user's that measures.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
+from collections.abc import Callable, Mapping
 
-import pyarrow as pa
+import numpy as np
 
-from tunesmith.data import rows
-from tunesmith.data.sources import BadRow
+from tunesmith.data.ledger import CONFLICT, GROUP_IN_TEST, GROUP_IN_VALID, IN_TEST, IN_VALID, KEPT, SAME_ID, SIDES, TWICE, Ledger, Numbers
 
-
-def key(text: str, pair: str | None = None) -> str:
-    """What makes two texts equal: the same characters, white space aside."""
-    return " ".join(text.split()) + ("\x1f" + " ".join(pair.split()) if pair is not None else "")
+OUTSIDE = SIDES.index("out_of_scope")
+OWN_FILES = "in your own files"
+"""Near-duplicates among rows of the user's own files that measure: counted, never dropped."""
 
 
-def keys(table: pa.Table) -> list[str]:
-    """The key of each row."""
-    return [key(text, pair) for text, pair in zip(rows.strings(table, "text"), rows.strings(table, "text_pair"), strict=True)]
+def runs_with(begins: Numbers, has: Numbers) -> Numbers:
+    """For each row whether any row of its run has something: bool (M,) from `begins` (M,) and `has` (M,)."""
+    if not len(has):
+        return has
+    starts = np.flatnonzero(begins)
+    return np.asarray(np.repeat(np.logical_or.reduceat(has, starts), np.diff([*starts, len(has)])))
 
 
-def drop_within(table: pa.Table) -> tuple[pa.Table, list[BadRow]]:
-    """Keep the first of equal rows; where equal texts bear different labels keep the majority's, and none on a tie.
-
-    Returns:
-        The rows kept, in order, and the dropped ones with the line they repeat.
-    """
-    table_keys, labels = keys(table), [tuple(one) for one in rows.label_lists(table)]
-    votes: dict[str, Counter[tuple[str, ...]]] = {}
-    for name, label in zip(table_keys, labels, strict=True):
-        votes.setdefault(name, Counter())[label] += 1
-    first: dict[str, int] = {}
-    keep, dropped = [], []
-    for index, (name, label) in enumerate(zip(table_keys, labels, strict=True)):
-        ranked = votes[name].most_common(2)
-        if len(ranked) > 1 and (ranked[0][1] == ranked[1][1] or label != ranked[0][0]):
-            others = sorted({"|".join(one) for one in votes[name] if one != label})
-            what = f"the same text is also labelled `{others[0]}`"
-            dropped.append(_bad(table, index, "conflicting labels", what, "decide on one label for this text"))
-        elif name in first:
-            line = table.column("line")[first[name]].as_py()
-            dropped.append(_bad(table, index, "duplicate", f"equal to line {line}", "nothing to do: the first is kept"))
-        else:
-            first[name] = index
-            keep.append(index)
-    return table.take(pa.array(keep, pa.int64())), dropped
+def same_ids(ledger: Ledger) -> None:
+    """Drop rows whose id was used before in their file."""
+    for rows, begins in ledger.equal("name"):
+        inputs = ledger.look("input", rows)
+        for one in np.unique(inputs) if len(rows) else ():
+            mine = inputs == one
+            own, run = rows[mine], np.cumsum(begins)[mine]
+            repeats = np.flatnonzero(np.r_[False, run[1:] == run[:-1]])
+            firsts = own[np.searchsorted(run, run[repeats])]
+            ledger.repeat(own[repeats], firsts, SAME_ID)
 
 
-def drop_across(splits: dict[str, pa.Table], kept: frozenset[str] = frozenset()) -> tuple[dict[str, pa.Table], list[BadRow]]:
-    """Take out of train what also stands in valid or test, and out of valid what stands in test: equal texts, and rows of one `together` value.
-
-    The row leaves the side that learns, never the side that measures. Groups straddle only where a side is a file of the user's.
+def within(ledger: Ledger, labelled: bool) -> None:
+    """Drop all but the first of equal rows to be divided.
 
     Args:
-        splits: the rows of each side.
-        kept: sides that are files of the user's to measure with, which are never altered.
+        ledger: closed.
+        labelled: whether the answer is a label: then equal texts must agree in it. The majority's stays, and none on a tie.
     """
-    out, dropped = dict(splits), []
-    for side, against in (("valid", ["test"]), ("train", ["valid", "test"])):
-        if side not in out or side in kept:
+    for found, begins in ledger.equal("digest", _divided(ledger)):
+        rows, run = _agreed(ledger, found, np.cumsum(begins)) if labelled else (found, np.cumsum(begins))
+        again = np.flatnonzero(np.r_[False, run[1:] == run[:-1]]) if len(rows) else rows
+        ledger.repeat(rows[again], rows[np.searchsorted(run, run[again])], TWICE)
+
+
+def _agreed(ledger: Ledger, rows: Numbers, run: Numbers) -> tuple[Numbers, Numbers]:
+    """Of equal rows (M,) in runs (M,) those that bear their run's label; the others are dropped as conflicts."""
+    answers = ledger.look("answer", rows)
+    starts = np.flatnonzero(np.r_[True, run[1:] != run[:-1]]) if len(rows) else rows
+    agrees = np.ones(len(rows), bool)
+    mixed = np.flatnonzero(np.minimum.reduceat(answers, starts) != np.maximum.reduceat(answers, starts)) if len(rows) else rows
+    for number in mixed:
+        here = np.arange(starts[number], starts[number + 1] if number + 1 < len(starts) else len(rows))
+        names, votes = np.unique(answers[here], return_counts=True)
+        best = names[votes == votes.max()]
+        agrees[here] = answers[here] == best[0] if len(best) == 1 else False
+        for at in here[~agrees[here]]:
+            other = here[answers[here] != answers[at]][0]
+            ledger.repeat(rows[at : at + 1], rows[other : other + 1], CONFLICT)
+    return rows[agrees], run[agrees]
+
+
+def _divided(ledger: Ledger) -> Callable[[int, Numbers], Numbers]:
+    """Kept rows that are to be divided, as a mask for `Ledger.equal`."""
+    return lambda start, verdict: (verdict == KEPT) & (ledger.look("input", np.arange(start, start + len(verdict))) == 0)
+
+
+def across(ledger: Ledger, own: Mapping[str, int]) -> int:
+    """Drop rows to be divided whose contents also stand in a file of the user's that measures.
+
+    Args:
+        ledger: with its repeats dropped.
+        own: side -> index of the user's input for it. Such files are never altered.
+
+    Returns:
+        How many contents stand in both the user's valid and the user's test file.
+    """
+    shared = 0
+    for rows, begins in ledger.equal("digest", _measured(ledger)):
+        inputs, sides = ledger.look("input", rows), ledger.look("side", rows)
+        in_valid, in_test = (runs_with(begins, inputs == own[side]) if side in own else np.zeros(len(rows), bool) for side in ("valid", "test"))
+        train, valid = ((inputs == 0) & (sides == SIDES.index(side)) for side in ("train", "valid"))
+        ledger.verdict[rows[train & in_valid]] = IN_VALID
+        ledger.verdict[rows[(train | valid) & in_test]] = IN_TEST
+        shared += int((begins & in_valid & in_test).sum())
+    return shared
+
+
+def _measured(ledger: Ledger) -> Callable[[int, Numbers], Numbers]:
+    """Kept rows of the sides that learn and measure, as a mask for `Ledger.equal`."""
+    return lambda start, verdict: (verdict == KEPT) & (ledger.look("side", np.arange(start, start + len(verdict))) != OUTSIDE)
+
+
+def same_groups(ledger: Ledger) -> None:
+    """Drop rows to be divided whose group also stands on a side that measures: in a file of the user's, or behind a cut in time."""
+    for rows, begins in ledger.equal("group", _measured(ledger)):
+        inputs, sides = ledger.look("input", rows), ledger.look("side", rows)
+        in_valid, in_test = (runs_with(begins, sides == SIDES.index(side)) for side in ("valid", "test"))
+        train, valid = ((inputs == 0) & (sides == SIDES.index(side)) for side in ("train", "valid"))
+        ledger.verdict[rows[train & in_valid]] = GROUP_IN_VALID
+        ledger.verdict[rows[(train | valid) & in_test]] = GROUP_IN_TEST
+
+
+def same_prompts(ledger: Ledger) -> int:
+    """How many training rows that are kept share their prompt with a test row."""
+    count = 0
+    for rows, begins in ledger.equal("prompt", lambda start, verdict: verdict == KEPT):
+        sides = ledger.look("side", rows)
+        count += int((runs_with(begins, sides == SIDES.index("test")) & (sides == SIDES.index("train"))).sum())
+    return count
+
+
+def commonest_answer(ledger: Ledger) -> tuple[int, int]:
+    """How many kept training rows have the commonest last answer, and the index of the first of them; (0, -1) without any."""
+    best = (0, -1)
+    for rows, begins in ledger.equal("answer", lambda start, verdict: verdict == KEPT):
+        train = ledger.look("side", rows) == SIDES.index("train")
+        if not train.any():
             continue
-        held = {name: other for other in against if other in out for name in keys(out[other])}
-        groups = {name: other for other in against if other in out for name in rows.strings(out[other], "together") if name is not None}
-        stays = []
-        for index, (name, group) in enumerate(zip(keys(out[side]), rows.strings(out[side], "together"), strict=True)):
-            stays.append(name not in held and group not in groups)
-            remedy = f"nothing to do: it left {side}"
-            if name in held:
-                dropped.append(_bad(out[side], index, f"in {held[name]} too", f"this {side} row's text is also in {held[name]}", remedy))
-            elif group in groups:
-                what = f"this {side} row has the together value `{group}`, which is also in {groups[group]}"
-                dropped.append(_bad(out[side], index, f"its group is in {groups[group]}", what, remedy))
-        out[side] = out[side].filter(pa.array(stays, pa.bool_()))
-    return out, dropped
+        own, run = rows[train], np.cumsum(begins)[train]
+        starts = np.flatnonzero(np.r_[True, run[1:] != run[:-1]])
+        sizes = np.diff([*starts, len(own)])
+        most = int(sizes.max())
+        found = (most, -int(own[starts[sizes == most]].min()))  # of equals the one that comes first
+        best = max(best, found) if best[0] else found
+    return best[0], -best[1] if best[0] else -1
 
 
-def _bad(table: pa.Table, index: int, reason: str, what: str, remedy: str) -> BadRow:
-    row: dict[str, Any] = table.select(["source", "line", "text", "labels"]).slice(index, 1).to_pylist()[0]
-    return BadRow(row["source"], row["line"], reason, what, remedy, {"text": row["text"], "labels": row["labels"]})

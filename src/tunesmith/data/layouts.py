@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from tunesmith.data.streams import HEAD_RECORDS, Stream, array_head
+from tunesmith.data.sources import DOCUMENTS, ending
+from tunesmith.data.streams import HEAD_RECORDS, Stream
 from tunesmith.data.validate import LABEL_NAMES, TEXT_NAMES, DataSettings
 from tunesmith.errors import Problems, UserError, nearest, some
 
@@ -28,30 +29,36 @@ BESIDE_DOCUMENTS = frozenset(
 class Layout:
     """How the records of a file become rows.
 
-    Attributes: kind (of rows.KINDS), form (messages: a list of them; pair: two texts; text: one), and the columns, None where there are none:
-    messages; prompt, more (joined behind the prompt), completion; system; text.
+    Attributes: kind (of rows.KINDS), form (messages: a list of them; pair: two texts; text: one; answers: two to choose from; labels: a text with
+    its labels), and the columns, None where there are none: messages; prompt, more (joined behind the prompt), completion; system; text, text_pair,
+    label; chosen, rejected, margin.
     """
 
     kind: str
-    form: Literal["messages", "pair", "text"]
+    form: Literal["messages", "pair", "text", "answers", "labels"]
     messages: str | None = None
     prompt: str | None = None
     more: str | None = None
     completion: str | None = None
     system: str | None = None
     text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    margin: str | None = None
 
     def columns(self) -> dict[str, str]:
         """The columns by the key of the recipe that names them."""
-        found = {key: getattr(self, key) for key in ("messages", "prompt", "more", "completion", "system", "text")}
-        return {key: name for key, name in found.items() if name is not None}
+        return {one.name: name for one in fields(self)[2:] if (name := getattr(self, one.name)) is not None}
 
 
-def infer(settings: DataSettings) -> str:
-    """What the rows are: what the recipe says, else what its mapped columns mean, else what the first records of `data.train` look like.
+def infer(settings: DataSettings, path: Path) -> str:
+    """What the rows are: what the recipe says, else what its mapped columns mean, else what the first records of the training rows look like.
 
     Args:
-        settings: with a path that exists from here. Only the first records of the file are read.
+        settings: what the recipe maps.
+        path: the first file of the training rows. Only its first records are read.
 
     Returns:
         A key of rows.KINDS; "labelled" also for what cannot be recognised or read, whose reader then says what is wrong.
@@ -60,21 +67,25 @@ def infer(settings: DataSettings) -> str:
         return settings.rows
     if settings.label or settings.text_pair or settings.multi_label or settings.out_of_scope:
         return "labelled"
+    if settings.chosen or settings.rejected:
+        return "preference"
+    records = peek(path)
     if settings.messages:
-        return "dialogue"
-    if settings.prompt or settings.completion:
+        return "preference" if records and _preferred(records) else "dialogue"
+    if settings.completion or (settings.prompt and not (records and _preferred(records))):
         return "completion"
-    path = Path(settings.train)
-    if path.suffix.lower() == ".txt":
+    if ending(path)[0] in DOCUMENTS:
         return "document"
-    return _by_columns(settings, peek(path))
+    return _by_columns(settings, records)
+
+
+def _preferred(records: Sequence[dict[str, Any]]) -> bool:
+    return {"chosen", "rejected"} <= {name.lower() for record in records for name in record}
 
 
 def peek(path: Path) -> list[dict[str, Any]]:
     """The first records of a file, those that can be read; none when nothing can."""
     try:
-        if (found := array_head(path)) is not None:
-            return found
         return [value for _, value in islice(Stream(path), HEAD_RECORDS) if isinstance(value, dict)]
     except (UserError, OSError):
         return []
@@ -83,6 +94,8 @@ def peek(path: Path) -> list[dict[str, Any]]:
 def _by_columns(settings: DataSettings, records: Sequence[dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(name for record in records for name in record))
     lower = {name.lower(): name for name in columns}
+    if _preferred(records):
+        return "preference"
     text = settings.text or next((lower[name] for name in TEXT_NAMES if name in lower), None)
     messages = next((lower[name] for name in MESSAGES_NAMES if name in lower), None)
     if text and any(name in lower for name in LABEL_NAMES) and (text.lower() == "text" or not _first_message(records, messages)):
@@ -106,7 +119,7 @@ def layout(settings: DataSettings, kind: str, path: Path, columns: Iterable[str]
 
     Args:
         settings: what the recipe maps.
-        kind: dialogue, completion or document.
+        kind: a key of rows.KINDS, or "outside": texts without a label.
         path: the file.
         columns, records: of its beginning.
 
@@ -119,20 +132,26 @@ def layout(settings: DataSettings, kind: str, path: Path, columns: Iterable[str]
     names = list(columns)
     lower = {name.lower(): name for name in reversed(names)}
     said: list[str] = []
-    found = {"dialogue": _dialogue, "completion": _completion, "document": _document}[kind](settings, lower, said, records, path)
+    found = _FINDERS[kind](settings, lower, said, records, path)
     errors = []
-    wanted = found.columns() | {key: getattr(settings, key) for key in ("id", "together")}
+    always = ("id", "together", "time") if kind == "labelled" else ("id", "together")
+    wanted = found.columns() | {key: getattr(settings, key) for key in always if kind != "outside"}
     if kind == "dialogue" and found.form == "messages" and found.messages is None:
         what = f"no column for the messages was found among {some(names)}{nearest('messages', names)}"
         errors.append(UserError(what, f"{path.name}:1", "name it in the recipe: data.messages: COLUMN"))
     if found.form == "pair":
         wanted |= {key: "" for key in ("prompt", "completion") if key not in wanted}
-    if kind == "document":
-        wanted |= {"text": found.text or ""}
+    needed = {"document": ("text",), "outside": ("text",), "labelled": ("text", "label"), "preference": ("chosen", "rejected")}.get(kind, ())
+    wanted |= {key: getattr(found, key) or "" for key in needed}
+    if kind == "prompt":
+        wanted |= {} if found.messages or found.prompt else {"prompt": ""}
+    if kind == "labelled":
+        wanted |= {f"attributes.{name}": name for name in settings.attributes}
     for key, name in wanted.items():
         if name == "":
             what = f"no column for the {key} was found among {some(names)}"
-            errors.append(UserError(what, f"{path.name}:1", f"name it in the recipe: data.{key}: COLUMN"))
+            also = "; for texts without labels set data.rows: document" if key == "label" else ""
+            errors.append(UserError(what, f"{path.name}:1", f"name it in the recipe: data.{key}: COLUMN{also}"))
         elif name is not None and name not in names:
             what = f"no column `{name}`{nearest(name, names)}"
             errors.append(UserError(what, f"{path.name}:1", f"the columns are {some(names)}; set data.{key} to one of them"))
@@ -201,6 +220,46 @@ def _completion(settings: DataSettings, lower: dict[str, str], said: list[str], 
 
 def _document(settings: DataSettings, lower: dict[str, str], said: list[str], records: Sequence[dict[str, Any]], path: Path) -> Layout:
     text = settings.text or next((lower[name] for name in TEXT_NAMES if name in lower), None)
-    if text and settings.text is None and path.suffix.lower() != ".txt":
+    if text and settings.text is None and ending(path)[0] not in DOCUMENTS:
         said.append(f"taking column `{text}` of each row as a document")
     return Layout("document", "text", text=text)
+
+
+def _labelled(settings: DataSettings, lower: dict[str, str], said: list[str], records: Sequence[dict[str, Any]], path: Path) -> Layout:
+    found = {}
+    for key, names in (("text", TEXT_NAMES), ("label", LABEL_NAMES)):
+        found[key] = getattr(settings, key) or next((lower[name] for name in names if name in lower), None)
+        if found[key] and getattr(settings, key) is None:
+            said.append(f"taking column `{found[key]}` as the {key}")
+    return Layout("labelled", "labels", text=found["text"], text_pair=settings.text_pair, label=found["label"])
+
+
+def _outside(settings: DataSettings, lower: dict[str, str], said: list[str], records: Sequence[dict[str, Any]], path: Path) -> Layout:
+    return Layout("labelled", "labels", text=settings.text)
+
+
+def _preference(settings: DataSettings, lower: dict[str, str], said: list[str], records: Sequence[dict[str, Any]], path: Path) -> Layout:
+    chosen, rejected = settings.chosen or lower.get("chosen"), settings.rejected or lower.get("rejected")
+    messages = settings.messages or (None if settings.prompt else next((lower[name] for name in MESSAGES_NAMES if name in lower), None))
+    prompt = settings.prompt or next((lower[name] for name in ("prompt", "instruction", "question") if name in lower and not messages), None)
+    asked = messages or prompt
+    if settings.chosen is None and chosen and rejected:
+        said.append(f"preferences: `{chosen}` is better than `{rejected}`, both answer " + (f"`{asked}`" if asked else "what they have in common"))
+    return Layout("preference", "answers", messages=messages, prompt=prompt, chosen=chosen, rejected=rejected, margin=settings.margin)
+
+
+def _prompt(settings: DataSettings, lower: dict[str, str], said: list[str], records: Sequence[dict[str, Any]], path: Path) -> Layout:
+    messages = settings.messages or (None if settings.prompt else next((lower[name] for name in MESSAGES_NAMES if name in lower), None))
+    prompt = settings.prompt or (None if messages else next((lower[name] for name in ("prompt", "instruction", "question") if name in lower), None))
+    return Layout("prompt", "messages", messages=messages, prompt=prompt)
+
+
+_FINDERS = {
+    "labelled": _labelled,
+    "outside": _outside,
+    "dialogue": _dialogue,
+    "completion": _completion,
+    "document": _document,
+    "preference": _preference,
+    "prompt": _prompt,
+}

@@ -7,7 +7,7 @@ they are found band by band: rows whose hashes begin alike are read, sorted and 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from struct import Struct
@@ -28,18 +28,21 @@ FACTS: dict[str, str] = {
     "answer_characters": "<u4",
     "turns": "<u4",
     "flags": "u1",
-    "file": "u1",  # the index of its file
+    "part": "<u4",  # the index of its file among all files read
+    "time": "<i8",  # when it was written, in milliseconds since 1970; UNTIMED: unknown
+    "input": "u1",  # 0: rows to be divided; else the index of the user's own side
     "side": "u1",  # of SIDES
 }
-PACKED = Struct("<16sQQQQqIIIBBB")
+PACKED = Struct("<16sQQQQqIIIBIqBB")
 """FACTS of one row, in their order; digest and rest are the hash's first 16 bytes."""
-SIDES = ("train", "valid", "test")
+SIDES = ("train", "valid", "test", "out_of_scope")
+UNTIMED = -(1 << 63)
 BAND_ROWS = 500_000
 """Rows compared at once; bounds the memory (about 40 bytes each while they are sorted)."""
 BLOCK_ROWS = 1 << 18
 """Numbers read at once."""
 
-KEPT, TWICE, IN_TEST, IN_VALID, GROUP_IN_TEST, GROUP_IN_VALID, SAME_ID = range(7)
+KEPT, TWICE, IN_TEST, IN_VALID, GROUP_IN_TEST, GROUP_IN_VALID, SAME_ID, LONELY, CONFLICT, NEAR, NEAR_IN_TEST, NEAR_IN_VALID, THINNED = range(13)
 """What becomes of a row."""
 
 Numbers = npt.NDArray[Any]
@@ -50,7 +53,7 @@ class Ledger:
 
     Attributes:
         rows: how many there are.
-        verdict: uint8 (rows,), one of KEPT ... SAME_ID; there once `close` was called.
+        verdict: uint8 (rows,), one of KEPT ... THINNED; there once `close` was called.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,9 +62,9 @@ class Ledger:
         self.rows = 0
         self.verdict: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
 
-    def append(self, packed: bytearray) -> None:
+    def append(self, packed: bytes) -> None:
         """Add rows, each as PACKED."""
-        facts = np.frombuffer(bytes(packed), np.dtype(list(FACTS.items())))
+        facts = np.frombuffer(packed, np.dtype(list(FACTS.items())))
         for name in FACTS:
             self._files[name].write(facts[name].tobytes())  # not tofile, which says nothing when the disk is full
         self.rows += len(facts)
@@ -71,8 +74,9 @@ class Ledger:
         self._stack.close()
         self.verdict = np.zeros(self.rows, np.uint8)
         # Its room is taken now: a write into a mapped file that finds the disk full would kill the process.
-        with open(self._folder / "first", "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, 8 * max(1, self.rows))
+        for name, size in (("first", 8), ("alike", 4)):
+            with open(self._folder / name, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size * max(1, self.rows))
 
     def blocks(self, *names: str) -> Iterator[tuple[int, list[Numbers]]]:
         """Some facts in blocks of up to BLOCK_ROWS rows, each with the index of its first row."""
@@ -81,13 +85,21 @@ class Ledger:
             for start in range(0, self.rows, BLOCK_ROWS):
                 yield start, [np.fromfile(file, kind, BLOCK_ROWS) for file, kind in files]
 
+    def whole(self, name: str) -> Numbers:
+        """A fact of all rows, in memory: for those of a byte."""
+        return np.fromfile(self._folder / name, FACTS[name])
+
     def look(self, name: str, rows: Numbers) -> Numbers:
         """A fact of some rows, by index."""
         return np.asarray(np.memmap(self._folder / name, FACTS.get(name, "<i8"), "r")[rows]) if len(rows) else np.zeros(0, np.int64)
 
     def first(self) -> Numbers:
-        """The line that each dropped row repeats, mapped from disk: int64 (rows,), 0 where it repeats none."""
+        """The row that each dropped row repeats, by index and plus one, mapped from disk: int64 (rows,), 0 where it repeats none."""
         return np.memmap(self._folder / "first", "<i8", "r+", shape=(max(1, self.rows),))
+
+    def sides(self) -> Numbers:
+        """The side of each row, mapped from disk to be changed: uint8 (rows,)."""
+        return np.memmap(self._folder / "side", "u1", "r+", shape=(max(1, self.rows),))[: self.rows]
 
     def equal(self, name: str, wanted: Callable[[int, Numbers], Numbers] | None = None) -> Iterator[tuple[Numbers, Numbers]]:
         """Rows that share a fact, band by band.
@@ -120,93 +132,14 @@ class Ledger:
                 begins[1:] = changes if not number else begins[1:] | changes
             yield indices[order], begins
 
+    def alike(self) -> Numbers:
+        """How alike each near-duplicate is to the row that it repeats, mapped from disk: float32 (rows,)."""
+        return np.memmap(self._folder / "alike", "<f4", "r+", shape=(max(1, self.rows),))
+
     def repeat(self, rows: Numbers, firsts: Numbers, why: int) -> None:
         """Drop rows that repeat others."""
         self.verdict[rows] = why
-        self.first()[rows] = self.look("line", firsts)
-
-
-def runs_with(begins: Numbers, has: Numbers) -> Numbers:
-    """For each row whether any row of its run has something: bool (M,) from `begins` (M,) and `has` (M,)."""
-    if not len(has):
-        return has
-    starts = np.flatnonzero(begins)
-    return np.asarray(np.repeat(np.logical_or.reduceat(has, starts), np.diff([*starts, len(has)])))
-
-
-def same_ids(ledger: Ledger) -> None:
-    """Drop rows whose id was used before in their file."""
-    for rows, begins in ledger.equal("name"):
-        files = ledger.look("file", rows)
-        for file in np.unique(files) if len(rows) else ():
-            mine = files == file
-            own, run = rows[mine], np.cumsum(begins)[mine]
-            repeats = np.flatnonzero(np.r_[False, run[1:] == run[:-1]])
-            firsts = own[np.searchsorted(run, run[repeats])]
-            ledger.repeat(own[repeats], firsts, SAME_ID)
-
-
-def same_contents(ledger: Ledger, own: Mapping[str, int]) -> int:
-    """Drop all but the first of equal rows of the training file, and what also stands in files that measure.
-
-    Args:
-        ledger: closed.
-        own: side -> index of the user's file for it; the training file has index 0. Such files are never altered.
-
-    Returns:
-        How many contents stand in both the user's valid and the user's test file.
-    """
-    shared = 0
-    for rows, begins in ledger.equal("digest", lambda start, verdict: verdict == KEPT):
-        files, sides = ledger.look("file", rows), ledger.look("side", rows)
-        run = np.cumsum(begins)
-        mine = np.flatnonzero(files == 0)
-        repeats = mine[np.r_[False, run[mine][1:] == run[mine][:-1]]] if len(mine) else mine
-        ledger.repeat(rows[repeats], rows[mine[np.searchsorted(run[mine], run[repeats])]], TWICE)
-        in_valid, in_test = (runs_with(begins, files == own[side]) if side in own else np.zeros(len(rows), bool) for side in ("valid", "test"))
-        first = np.zeros(len(rows), bool)
-        first[mine] = True
-        first[repeats] = False
-        train, valid = first & (sides == SIDES.index("train")), first & (sides == SIDES.index("valid"))
-        ledger.verdict[rows[train & in_valid]] = IN_VALID
-        ledger.verdict[rows[(train | valid) & in_test]] = IN_TEST
-        shared += int((begins & in_valid & in_test).sum())
-    return shared
-
-
-def same_groups(ledger: Ledger, own: Mapping[str, int]) -> None:
-    """Drop rows of the training file whose group also stands in a file of the user's that measures."""
-    for rows, begins in ledger.equal("group", lambda start, verdict: verdict == KEPT):
-        files, sides = ledger.look("file", rows), ledger.look("side", rows)
-        in_valid, in_test = (runs_with(begins, files == own[side]) if side in own else np.zeros(len(rows), bool) for side in ("valid", "test"))
-        train, valid = ((files == 0) & (sides == SIDES.index(side)) for side in ("train", "valid"))
-        ledger.verdict[rows[train & in_valid]] = GROUP_IN_VALID
-        ledger.verdict[rows[(train | valid) & in_test]] = GROUP_IN_TEST
-
-
-def same_prompts(ledger: Ledger) -> int:
-    """How many training rows that are kept share their prompt with a test row."""
-    count = 0
-    for rows, begins in ledger.equal("prompt", lambda start, verdict: verdict == KEPT):
-        sides = ledger.look("side", rows)
-        count += int((runs_with(begins, sides == SIDES.index("test")) & (sides == SIDES.index("train"))).sum())
-    return count
-
-
-def commonest_answer(ledger: Ledger) -> tuple[int, int]:
-    """How many kept training rows have the commonest last answer, and the index of the first of them; (0, -1) without any."""
-    best = (0, -1)
-    for rows, begins in ledger.equal("answer", lambda start, verdict: verdict == KEPT):
-        train = ledger.look("side", rows) == SIDES.index("train")
-        if not train.any():
-            continue
-        own, run = rows[train], np.cumsum(begins)[train]
-        starts = np.flatnonzero(np.r_[True, run[1:] != run[:-1]])
-        sizes = np.diff([*starts, len(own)])
-        most = int(sizes.max())
-        found = (most, -int(own[starts[sizes == most]].min()))  # of equals the one that comes first
-        best = max(best, found) if best[0] else found
-    return best[0], -best[1] if best[0] else -1
+        self.first()[rows] = firsts + 1
 
 
 def count_sides(ledger: Ledger) -> dict[str, int]:

@@ -1,123 +1,307 @@
-"""The room's one way through: files -> records -> rows -> no duplicates -> sides -> card."""
+"""The room's one way through: sources -> records -> rows -> cleaned -> no repeats -> sides -> card, for every kind of row, with little more
+memory for more rows.
+
+A first pass reads, checks, mends and stages the rows and notes a few numbers of each (`staging`, `ledger`); these say which rows repeat others and
+which side is whose; a second pass over the staged rows writes the sides (`sides`).
+"""
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 
-from tunesmith.data import card, duplicates, rows, sources, split
-from tunesmith.data.validate import DataSettings, columns_for, lonely, stop_for, texts_alone, validate
-from tunesmith.errors import UserError
-from tunesmith.files import sha256_file, write_bytes, write_json
+from tunesmith.data import card, collect, duplicates, labels, ledger, sides, split
+from tunesmith.data.ledger import KEPT, LONELY, NEAR, NEAR_IN_TEST, NEAR_IN_VALID, SAME_ID, SIDES, Ledger, Numbers
+from tunesmith.data.parts import Part, digest, expand
+from tunesmith.data.privacy import Named
+from tunesmith.data.staging import REASONS, FirstPass, Progress, Teller, rejected_line
+from tunesmith.data.validate import KEYS, MOST_SHOWN, DataSettings, SourceSettings, stop_for
+from tunesmith.errors import Problems, UserError, counted, nearest, some
+from tunesmith.files import STAGING, SURROUNDINGS, as_user_error, fsync_folder, staged_file, sweep_staging, write_json
 
-SIDES = ("train", "valid", "test", "out_of_scope")
-"""The Parquet files of a prepared run, those of them that it has."""
 FEWEST_ROWS = 8
 """Below this nothing can be split, learnt and measured."""
-
-
 @dataclass(frozen=True)
-class Prepared:
-    """Rows by side (train, valid, test), the label names in order, the card, and what was left out."""
+class Handed:
+    """What lives below this room and is handed to it; None: not at hand.
 
-    splits: dict[str, pa.Table]
-    labels: list[str]
-    multi_label: bool
-    card: dict[str, Any]
-    rejected: list[sources.BadRow] = field(default_factory=list)
+    Attributes: vectors (texts -> unit vectors of the base, float32 (N, D)), named (texts -> where names and addresses stand), models (step of
+    `augment` -> texts to texts, by the model that the user names).
+    """
 
-
-def input_files(settings: DataSettings) -> dict[str, Path]:
-    """The files the settings name, by side."""
-    sides = {side: getattr(settings, side) for side in SIDES}
-    return {side: Path(value) for side, value in sides.items() if isinstance(value, str) and value != "none"}
+    vectors: Callable[[Sequence[str]], Numbers] | None = None
+    named: Named | None = None
+    models: Mapping[str, Callable[[list[str]], list[str]]] = field(default_factory=dict)
 
 
-def prepare(settings: DataSettings, rejected_path: Path | None = None) -> Prepared:
-    """Read, check and divide the data.
+def sources_of(settings: DataSettings, side: str) -> tuple[SourceSettings, ...]:
+    """The sources that the settings name for a side; none where it is a share of train, or `none`."""
+    value = getattr(settings, side)
+    if isinstance(value, (tuple, SourceSettings)):
+        return value if isinstance(value, tuple) else (value,)
+    return (SourceSettings(source=value),) if isinstance(value, str) and value != "none" else ()
+
+
+def inputs(settings: DataSettings, said: list[str] | None = None) -> dict[str, list[Part]]:
+    """The files of each side that has any; what is no file is collected into one first.
 
     Args:
-        settings: with paths that exist from here (the recipe has resolved them).
-        rejected_path: where every bad row is written, also when they stop the run; None writes nothing.
-
-    Returns:
-        The rows of each side and their card.
+        settings: with paths that exist from here.
+        said: gets remarks.
 
     Raises:
-        UserError: a file that cannot be used, missing columns, bad rows under `on_bad_row: stop`, too few rows or labels.
+        UserError: what is named is not there or cannot be read.
     """
+    found: dict[str, list[Part]] = {}
+    for side in SIDES:
+        for one in sources_of(settings, side):
+            wrong = next((key for key in ("query", "split") if getattr(one, key) is not None), None)
+            if wrong and not collect.is_remote(one.source):
+                remedy = f"leave {wrong} out, or give a database's URL or hub:OWNER/NAME"
+                raise UserError(f"`{wrong}` does not go with a file", f"recipe, `data.{side}`", remedy)
+            value = _collected(one, said) if collect.is_remote(one.source) else one.source
+            found.setdefault(side, []).extend(expand(value, one.weight, said))
+    return found
+
+
+_snapshots: dict[tuple[str, str | None, str | None], tuple[str, list[str]]] = {}
+_place: list[tempfile.TemporaryDirectory[str]] = []
+"""Where they lie until the process ends: the rows of a database may hold what privacy removes later, so no copy of them stays."""
+
+
+def _collected(source: SourceSettings, said: list[str] | None) -> str:
+    """The file with the rows of what is no file, taken once until `forget` is called."""
+    key = (source.source, source.query, source.split)
+    if key not in _snapshots:
+        if not _place:
+            _place.append(tempfile.TemporaryDirectory(prefix="tunesmith-"))
+        told: list[str] = []
+        path = collect.collect(source.source, source.query, Path(_place[0].name), None, source.split, told.append)
+        _snapshots[key] = (str(path), told)
+    if said is not None:
+        said += _snapshots[key][1]
+    return _snapshots[key][0]
+
+
+def forget() -> None:
+    """Ask databases and the Hub again from here on."""
+    _snapshots.clear()
+
+
+def prepare(
+    settings: DataSettings, kind: str, folder: Path, progress: Progress | None = None, rejected: Path | None = None, handed: Handed = Handed()
+) -> dict[str, Any]:
+    """Read, check, mend, divide and write rows of a kind.
+
+    Args:
+        settings: with paths that exist from here.
+        kind: of rows.KINDS (`layouts.infer`).
+        folder: gets train.parquet, valid.parquet, test.parquet, out_of_scope.parquet (those there are), labels.json (labelled rows), rejected.jsonl
+            and, last, card.json, all of them or none. What an earlier preparation left there is deleted first.
+        progress: told (bytes done, bytes in all) from time to time.
+        rejected: where bad rows are kept when they stop the run; None keeps and names no place.
+        handed: what lives below this room.
+
+    Returns:
+        The card.
+
+    Raises:
+        UserError: a source that cannot be used, missing columns, bad rows under `on_bad_row: stop`, too few rows or labels.
+    """
+    if wrong := [key for keys in KEYS.values() for key in keys if key not in KEYS[kind] and getattr(settings, key)]:
+        raise UserError(f"`data.{wrong[0]}` does not go with {card.NAMES[kind]}", "recipe", "leave it out, or set data.rows to what the rows are")
     notes: list[str] = []
-    bad: list[sources.BadRow] = []
-    read: dict[str, pa.Table] = {}
-    columns: dict[str, dict[str, str | None]] = {}
-    files = input_files(settings)
-    outside = files.pop("out_of_scope", None)
-    for side, path in files.items():
-        records = sources.read(path)
-        if not records.records:
-            raise stop_for(records.bad, None)
-        mapped, said = columns_for(settings, records)
-        notes += records.notes + said
-        columns[side] = {key: getattr(mapped, key) for key in ("text", "text_pair", "label")}
-        read[side], wrong = validate(records, mapped)
-        bad += wrong
-    read["train"], wrong = _without(read["train"], lonely(read["train"]))
-    bad += wrong
-    if outside is not None:
-        beyond, wrong = texts_alone(sources.read(outside), columns["train"]["text"] or "")
-        bad += wrong
-    if bad and rejected_path:
-        write_rejected(rejected_path, bad)
+    parts = inputs(settings, notes)
+    place = str(parts["train"][0].path if len(parts["train"]) == 1 else sources_of(settings, "train")[0].source)
+    own = {side: index for index, side in enumerate(parts) if side in ("valid", "test")}
+    corrections = _corrections(settings)
+    with _workplace(folder) as work:
+        first = FirstPass(settings, kind, work, Teller(parts, progress), notes, handed.named, corrections)
+        with first:
+            for index, (side, files) in enumerate(parts.items()):
+                first.read(index, side, files)
+        book = first.book
+        book.close()
+        left_out = _checked(first, rejected)
+        duplicates.within(book, kind == "labelled")
+        usable = _usable(book)
+        if usable < FEWEST_ROWS:
+            add = {"labelled": "add labelled rows", "document": "add documents; in a .txt file blank lines, or lines of `<|endoftext|>`, divide them"}
+            remedy = add.get(kind, "add rows")
+            again = int((book.verdict == ledger.TWICE).sum())
+            without = f" ({counted(again, 'duplicate')} left out)" if again else ""
+            raise UserError(f"{counted(usable, 'usable row')}{without}; at least {FEWEST_ROWS} are needed", place, remedy)
+        split.later(book, settings.split_by, first.shares["valid"], first.shares["test"], settings.split_seed, notes)
+        shared = duplicates.across(book, own) if own else 0
+        if settings.together and (own or settings.split_by != "hash"):
+            duplicates.same_groups(book)
+        twins = _near(first, own, handed)
+        wanted = [side for side in SIDES if side in parts or (side in ("valid", "test") and isinstance(getattr(settings, side), float))]
+        counts = {side: count for side, count in ledger.count_sides(book).items() if side in wanted}
+        for side, count in counts.items():
+            if not count:
+                raise UserError(f"no row is left for {side}", place, f"add rows, enlarge data.{side}, or check `together`" + _blame(left_out, twins))
+        if shared:
+            what = f"{counted(shared, 'row' if kind != 'labelled' else 'text')} in both {parts['valid'][0].name} and {parts['test'][0].name}"
+            notes.append(f"{what}: the kept step is chosen with a look at the test rows")
+        written = sides.write(first, wanted, _train_labels(first) if kind == "labelled" else {}, handed.models)
+        names = sorted(set().union(*written.labels.values()))
+        if kind == "labelled" and len(names) < 2:
+            raise UserError(f"all rows bear the label `{names[0] if names else ''}`", place, "a classifier needs at least two labels")
+        for number, (reason, _, _) in enumerate(REASONS):
+            if number not in (KEPT, SAME_ID, LONELY) and (count := int((book.verdict == number).sum())):
+                left_out[reason] += count
+        hashes = {side: {"name": _name(one), "sha256": digest(one)} for side, one in parts.items()}
+        made = card.make(first, written, hashes, left_out, twins)
+        for name in [*(f"{side}.parquet" for side in wanted), "rejected.jsonl"]:
+            os.replace(work / name, folder / name)
+        if kind == "labelled":
+            write_json(folder / "labels.json", {"labels": names, "multi_label": settings.multi_label})
+        fsync_folder(folder)
+        write_json(folder / "card.json", made)
+        first.tell.end()
+    return made
+
+
+def _corrections(settings: DataSettings) -> dict[str, tuple[str, ...] | None]:
+    if settings.corrections is None:
+        return {}
+    return labels.corrections(Path(settings.corrections), None, settings.label_separator if settings.multi_label else None)
+
+
+def _name(parts: Sequence[Part]) -> str:
+    return parts[0].name if len(parts) == 1 else f"{parts[0].name} and {len(parts) - 1} more"
+
+
+def _blame(left_out: Counter[str], twins: Mapping[str, int]) -> str:
+    most = max(twins.values(), default=0)
+    return "; most were left out as near-duplicates: see data.duplicates.near" if most > sum(left_out.values()) else ""
+
+
+@contextmanager
+def _workplace(folder: Path) -> Iterator[Path]:
+    """A hidden folder in `folder` for what is not finished; `folder` itself is freed of what an earlier preparation left."""
+    work: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep_staging(folder)
+        for name in ("card.json", "labels.json", "rejected.jsonl", *(f"{side}.parquet" for side in SIDES)):
+            (folder / name).unlink(missing_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
+        yield work
+    except OSError as error:
+        if error.errno in SURROUNDINGS:
+            raise as_user_error(error, folder) from error
+        raise
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _checked(first: FirstPass, rejected: Path | None) -> Counter[str]:
+    """Drop repeated ids and labels that occur once; what is left out so far, by reason.
+
+    Raises:
+        Problems: there are bad rows, and the recipe says stop.
+    """
+    book, settings = first.book, first.settings
+    book.verdict[[index for count, index in first.labels.values() if count == 1]] = LONELY
+    if settings.id is not None:
+        duplicates.same_ids(book)
+    for label in sorted({label for found in first.corrected.values() for label in found or ()}):
+        if label not in first.given:
+            what = f"`{label}` in column `correct` is not a label of the data{nearest(label, first.given)}"
+            raise UserError(what, str(settings.corrections), f"the labels are {some(sorted(first.given))}")
+    if first.corrections and not first.corrected:
+        what = f"none of its {counted(len(first.corrections), 'id')} is in the data"
+        remedy = "give the corrections of this data; without data.id an id is a hash of the text and the label in the data's file"
+        raise UserError(what, str(settings.corrections), remedy)
+    left_out = Counter(first.rejected)
+    for number in (SAME_ID, LONELY):
+        if count := int((book.verdict == number).sum()):
+            left_out[REASONS[number][0]] += count
+    bad = left_out.total() - sum(left_out[reason] for reason in UNSTOPPING)
     if bad and settings.on_bad_row == "stop":
-        raise stop_for(bad, rejected_path)
-    read["train"], twice = duplicates.drop_within(read["train"])
-    bad += twice
-    if read["train"].num_rows < FEWEST_ROWS:
-        raise UserError(f"{read['train'].num_rows} usable rows; at least {FEWEST_ROWS} are needed", str(files["train"]), "add labelled rows")
-    shares = {side: float(value) if not isinstance(value, str) else 0.0 for side, value in (("valid", settings.valid), ("test", settings.test))}
-    splits = split.assign(read["train"], shares["valid"], shares["test"], settings.split_seed) | {s: t for s, t in read.items() if s != "train"}
-    splits, leaks = duplicates.drop_across(splits, frozenset(read) - {"train"})
-    bad += leaks
-    if {"valid", "test"} <= read.keys() and (shared := len(set(duplicates.keys(splits["valid"])) & set(duplicates.keys(splits["test"])))):
-        notes.append(f"{shared} texts stand in both {files['valid'].name} and {files['test'].name}: the kept step is chosen with a look at the test rows")
-    names = sorted({label for table in splits.values() for labels in rows.label_lists(table) for label in labels})
-    if len(names) < 2:
-        raise UserError(f"all rows bear the label `{names[0] if names else ''}`", str(files["train"]), "a classifier needs at least two labels")
-    for side, table in splits.items():
-        if not table.num_rows:
-            raise UserError(f"no row is left for {side}", str(files["train"]), f"add rows, enlarge data.{side}, or check `together`")
-    if outside is not None:
-        splits["out_of_scope"] = beyond
-        files["out_of_scope"] = outside
-    made = card.make(splits, {side: {"name": path.name, "sha256": sha256_file(path)} for side, path in files.items()}, bad, notes)
-    made["columns"] = columns["train"]
-    return Prepared(splits, names, settings.multi_label, made, bad)
+        raise _stopped(first, bad, rejected)
+    return left_out
 
 
-def _without(table: pa.Table, bad: list[sources.BadRow]) -> tuple[pa.Table, list[sources.BadRow]]:
-    lines = {one.line for one in bad}
-    return table.filter(pa.array([line not in lines for line in table.column("line").to_pylist()], pa.bool_())), bad
+UNSTOPPING = ("personal data", "dropped by hand", "nothing left", "too short", "too long", "another language")
+"""Reasons that the recipe itself gave: such rows never stop a run."""
 
 
-def write_rejected(path: Path, bad: list[sources.BadRow]) -> None:
-    """Write every row left out, one JSON object a line, with the reason and the remedy."""
-    write_bytes(path, b"".join(map(rejected_line, bad)))
+def _stopped(first: FirstPass, count: int, rejected: Path | None) -> Problems:
+    """The error for bad rows when the recipe says stop; all of them are written to `rejected`."""
+    shown = [bad for bad in first.shown if bad.reason not in UNSTOPPING]
+    with open(first.work / "rejected.jsonl", "ab") as file:
+        for start, batch in first.batches():
+            verdict = first.book.verdict[start : start + batch.num_rows]
+            mask = (verdict == SAME_ID) | (verdict == LONELY)
+            for bad in first.left_out(start, batch, mask) if mask.any() else ():
+                file.write(rejected_line(bad))
+                shown += [bad] if len(shown) < MOST_SHOWN else []
+    if rejected is not None:
+        with staged_file(rejected) as staging:
+            shutil.copyfile(first.work / "rejected.jsonl", staging)
+    return stop_for(shown, rejected, count)
 
 
-def rejected_line(bad: sources.BadRow) -> bytes:
-    """A row left out as a line of rejected.jsonl."""
-    value = {"file": bad.source, "line": bad.line, "reason": bad.reason, "what": bad.what, "remedy": bad.remedy, "row": bad.row}
-    return (json.dumps(value, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace")
+def _usable(book: Ledger) -> int:
+    """Rows to be divided that are no repeats."""
+    return sum(int(((book.verdict[start : start + len(one)] == KEPT) & (one == 0)).sum()) for start, (one,) in book.blocks("input"))
 
 
-def save(prepared: Prepared, folder: Path) -> None:
-    """Write `train.parquet`, `valid.parquet`, `test.parquet`, `rejected.jsonl`, `labels.json` and, last, `card.json`."""
-    for side, table in prepared.splits.items():
-        rows.write(table, folder / f"{side}.parquet")
-    write_rejected(folder / "rejected.jsonl", prepared.rejected)
-    write_json(folder / "labels.json", {"labels": prepared.labels, "multi_label": prepared.multi_label})
-    write_json(folder / "card.json", prepared.card)
+def _near(first: FirstPass, own: Mapping[str, int], handed: Handed) -> dict[str, int]:
+    """Drop near-duplicates, and rows that mean the same; how many, by reason."""
+    book, settings = first.book, first.settings.duplicates
+    if settings.near is None and settings.meaning is None:
+        return {}
+    from tunesmith.data import meaning, near
+
+    sides_, inputs_ = book.whole("side"), book.whole("input")
+    # What measures is not altered for what learns: a file of the user's comes first, then test, then valid.
+    priority = np.where(inputs_ == 0, np.array([3, 2, 1, 0], np.uint8)[sides_], np.uint8(0))
+    out: Counter[str] = Counter()
+    if settings.near is not None and first.signatures is not None:
+        first.signatures.close()
+        found, shared = near.twins(first.signatures, priority, first.texts_at, (book.verdict == KEPT) & (sides_ != duplicates.OUTSIDE))
+        out += _drop(book, found, sides_)
+        out[duplicates.OWN_FILES] += len(shared.rows)
+    if settings.meaning is not None and handed.vectors is not None:
+        vectors = first.vectors(handed.vectors)
+        found, _ = meaning.twins_by_meaning(vectors, priority, settings.meaning, (book.verdict == KEPT) & (sides_ != duplicates.OUTSIDE))
+        out += _drop(book, found, sides_)
+    return dict(+out)
+
+
+def _drop(book: Ledger, found: Any, sides_: Numbers) -> Counter[str]:
+    rows, of, alike = found
+    out: Counter[str] = Counter()
+    for why, mask in (
+        (NEAR, sides_[rows] == sides_[of]),
+        (NEAR_IN_TEST, (sides_[rows] != sides_[of]) & (sides_[of] == SIDES.index("test"))),
+        (NEAR_IN_VALID, (sides_[rows] != sides_[of]) & (sides_[of] == SIDES.index("valid"))),
+    ):
+        book.repeat(rows[mask], of[mask], why)
+        book.alike()[rows[mask]] = alike[mask]
+        out[REASONS[why][0]] += int(mask.sum())
+    return out
+
+
+def _train_labels(first: FirstPass) -> dict[str, int]:
+    """Kept training rows by label; a row of several labels counts for each."""
+    counts: Counter[str] = Counter()
+    for start, batch in first.batches():
+        at = np.arange(start, start + batch.num_rows)
+        mask = (first.book.verdict[at] == KEPT) & (first.book.look("side", at) == SIDES.index("train"))
+        counts += sides.count_labels(batch, mask)
+    return dict(counts)

@@ -20,7 +20,7 @@ COMMON: list[tuple[str, pa.DataType]] = [
     ("id", pa.string()),  # the user's, or a hash of the content
     ("source", pa.string()),  # the file it came from, by name
     ("line", pa.int64()),  # 1-based line (text formats) or row number (Parquet)
-    ("origin", pa.string()),  # original, augmented:how, feedback
+    ("origin", pa.string()),  # original, repeated, augmented:how, feedback
     ("weight", pa.float32()),  # how much it counts in the loss
     ("together", pa.string()),  # rows with one value stay on one side of a split; null: none
     ("time", pa.string()),  # when it was written, as the user gave it; null: unknown
@@ -35,8 +35,17 @@ COMPLETION = pa.schema([*COMMON, ("prompt", pa.string()), ("completion", pa.stri
 """A text and how it goes on, both as they are: no roles, no template."""
 DOCUMENT = pa.schema([*COMMON, ("text", pa.string())])
 """A text to learn the language of."""
+PREFERENCE = pa.schema([*DIALOGUE, ("chosen", pa.string()), ("rejected", pa.string()), ("margin", pa.float32())])
+"""Messages that wait for an answer, a better and a worse one, and how much better (null: unknown)."""
 
-KINDS: dict[str, pa.Schema] = {"labelled": LABELLED, "dialogue": DIALOGUE, "completion": COMPLETION, "document": DOCUMENT}
+KINDS: dict[str, pa.Schema] = {
+    "labelled": LABELLED,
+    "dialogue": DIALOGUE,
+    "completion": COMPLETION,
+    "document": DOCUMENT,
+    "preference": PREFERENCE,
+    "prompt": DIALOGUE,
+}
 """What a row can be, by the name that `data.rows` gives it."""
 
 GROUP_ROWS = 1024

@@ -1,24 +1,45 @@
-"""Files in, records out: CSV, JSON lines and Parquet, each record with its line, each unreadable line with a reason."""
+"""What a file is by its name and its first bytes, how it is opened, and how its text becomes records, each bad one with its line and a reason."""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import errno
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TextIO
 
 from tunesmith.errors import UserError
 from tunesmith.files import as_user_error
 
-Reader = TypeVar("Reader", bound=Callable[..., Any])
-
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather")
+DOCUMENTS = (".txt", ".md", ".html", ".htm", ".pdf", ".docx")
+ENDINGS = TABLES + DOCUMENTS
+BINARY = (".parquet", ".arrow", ".feather", ".pdf", ".docx")
+CODECS = {".gz": ("gzip", rb"\x1f\x8b"), ".zst": ("zstd", rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")}
+"""Archives of one file, behind the ending of any text (.jsonl.gz), and how they begin: RFC 1952, RFC 8878 (a frame, or one to be skipped)."""
+INSTEAD = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as .csv"),
+    **dict.fromkeys((".doc", ".odt", ".rtf"), "save it as .docx or .txt"),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "unpack it, and give the folder"),
+    **dict.fromkeys((".bz2", ".xz"), "unpack it, or pack it again with gzip or zstd"),
+    **dict.fromkeys((".pkl", ".pickle", ".pt", ".npy"), "write the rows as .jsonl or .parquet; a pickle can run code and is never opened"),
+}
+"""What to do with files of endings that are often met, and cannot be read."""
 MOST_LINE_CHARACTERS = 10_000_000
+MOST_EXPANSION = 200
+SMALL = 256 << 20
+"""An archive that unpacks to more than SMALL bytes and MOST_EXPANSION times its size is refused: text shrinks to a third or a twentieth. Our conventions."""
 DISGUISES = {
     b"\x1f\x8b": "a gzip archive",
+    b"\x28\xb5\x2f\xfd": "a zstd archive",
+    b"ARROW1": "Arrow",
+    b"\xd0\xcf\x11\xe0": "an old Excel or Word file",
     b"PK\x03\x04": "a zip archive or Excel file",
     b"%PDF": "a PDF",
     b"PAR1": "Parquet",
@@ -60,7 +81,7 @@ class Records:
 
 
 def read(path: Path) -> Records:
-    """Read a data file by its ending: .csv, .tsv, .jsonl, .ndjson, .json, .parquet.
+    """All records of a file at once, as `streams.Stream` gives them one by one.
 
     Args:
         path: the file; it is only read.
@@ -71,32 +92,50 @@ def read(path: Path) -> Records:
     Raises:
         UserError: not there, empty, wrong encoding, not what its ending says, or an ending that is not known.
     """
-    readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _jsonl, ".parquet": _parquet}
-    records = reader_for(path, readers)(path)
-    if not records.records and not records.bad:
-        raise UserError("no records in it", str(path), "give a file with at least a few labelled rows")
-    return records
+    from tunesmith.data.streams import Stream  # which opens files by what is below
+
+    stream, records, bad = Stream(path), [], []
+    for line, value in stream:
+        if isinstance(value, BadRow):
+            bad.append(value)
+        else:
+            records.append((line, value))
+    return Records(path.name, list(stream.columns), records, bad, stream.notes, stream.delimiter)
 
 
-def reader_for(path: Path, readers: dict[str, Reader]) -> Reader:
-    """What reads a file, by its ending.
-
-    Args:
-        path: the file.
-        readers: what can be read, by ending.
+def kind_of(path: Path) -> tuple[str, str]:
+    """A file's ending and its archive's, as `ending` tells them, of a file that is there and can be read.
 
     Raises:
         UserError: not there, not a plain file, or an ending that is not known.
     """
-    reader = readers.get(path.suffix.lower())
-    if path.is_dir() or reader is None:
-        found = "a folder" if path.is_dir() else f"the ending `{path.suffix}`"
-        raise UserError(f"{found} cannot be read as rows", str(path), f"give a file ending in {', '.join(readers)}")
+    if path.is_dir():
+        raise UserError("a folder cannot be read as rows", str(path), f"give a file ending in {', '.join(ENDINGS)}")
     if not path.exists():
-        raise UserError(f"no such file{_neighbour(path)}", str(path), "check the path; it is taken from the recipe's folder")
+        what = "a link to something that is not there" if path.is_symlink() else f"no such file{_neighbour(path)}"
+        raise UserError(what, str(path), "check the path; it is taken from the recipe's folder")
     if not path.is_file():
         raise UserError("not a plain file", str(path), "copy what it yields into a file first")
-    return reader
+    kind, archive = ending(path)
+    if not kind:
+        inner = Path(path.stem).suffix.lower() if archive else path.suffix.lower()
+        remedy = INSTEAD.get(inner, f"give a file ending in {', '.join(ENDINGS)}")
+        if archive and not inner:
+            remedy = f"name it by what is in it: {path.stem}.jsonl{archive}"
+        if archive and inner in BINARY:
+            remedy = f"unpack it, and give the {inner} file"
+        raise UserError(f"the ending `{''.join(path.suffixes[-2:]) if archive else path.suffix}` cannot be read as rows", str(path), remedy)
+    return kind, archive
+
+
+def ending(path: Path) -> tuple[str, str]:
+    """What a file's name says is in it, in lower case: the ending, and that of the archive around it: `.jsonl` and `.gz`, or `.csv` and nothing.
+
+    The first is empty where the file cannot be read.
+    """
+    archive = path.suffix.lower() if path.suffix.lower() in CODECS else ""
+    kind = Path(path.stem).suffix.lower() if archive else path.suffix.lower()
+    return kind if kind in ENDINGS and not (archive and kind in BINARY) else "", archive
 
 
 def _neighbour(path: Path) -> str:
@@ -105,34 +144,121 @@ def _neighbour(path: Path) -> str:
     return nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
 
 
-def _decoded(path: Path) -> str:
-    """The file's text, or an error that names the encoding found and the line of the first wrong byte."""
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[io.BufferedReader, BinaryIO]]:
+    """A file's bytes, unpacked where it is an archive, and the file itself, whose `tell` says how much of it is read.
+
+    Raises:
+        UserError: here or while it is read: no permission, no such file, or an archive that is none, cut off, damaged, or would fill the disk.
+    """
+    archive = ending(path)[1]
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as raw:
+            yield io.BufferedReader(_Unpacked(raw, path, *CODECS[archive]), 1 << 16) if archive else raw, raw
     except OSError as error:
         raise as_user_error(error, path) from error
-    if not data.strip():
-        raise nothing_in(path, len(data))
-    refuse_encoding(data[:200], path)
+
+
+def of_the_system(error: BaseException | None) -> bool:
+    """Whether an error comes from the system (no permission, a broken disk), not from bytes that lead a parser astray.
+
+    Some libraries raise OSError without a number for the latter; a place before the file's beginning, which damaged bytes may name, is EINVAL.
+    """
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+
+
+class _Unpacked(io.RawIOBase):
+    """What an archive holds, of one member or several (io's protocol asks for a class)."""
+
+    def __init__(self, raw: io.BufferedReader, path: Path, codec: str, begins: bytes) -> None:
+        import pyarrow as pa
+
+        head = raw.peek(4)
+        if head and not re.match(begins, head):
+            raise UserError(f"named {path.suffix} but is not a {codec} archive", str(path), "name the file by what it is")
+        self._raw, self._path, self._codec, self._size = raw, path, codec, 0
+        self._stream = pa.CompressedInputStream(raw, codec)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            piece = self._stream.read(len(buffer))
+        except OSError as error:
+            if of_the_system(error):
+                raise
+            if "Truncated" in str(error):
+                raise UserError(f"the {self._codec} archive is cut off", str(self._path), "copy or download the file again") from error
+            raise UserError(f"the {self._codec} archive is damaged ({error})", str(self._path), "copy or download the file again") from error
+        buffer[: len(piece)] = piece
+        self._size += len(piece)
+        if self._size > SMALL and self._size > MOST_EXPANSION * self._raw.tell():
+            what = f"the {self._codec} archive unpacks to more than {MOST_EXPANSION} times its size"
+            raise UserError(what, str(self._path), f"if it is what you want, unpack it and give the {Path(self._path.stem).suffix} file")
+        return len(piece)
+
+
+@contextmanager
+def text(path: Path, newline: str | None = None) -> Iterator[tuple[TextIO, BinaryIO, bool]]:
+    """A file's text, the file itself, whose `tell` says how much of it is read, and whether it begins with a byte order mark (which is left out).
+
+    Args:
+        path: the file.
+        newline: as for `open`.
+
+    Raises:
+        UserError: here or while it is read: what `opened` raises, not UTF-8, or other bytes than a text has.
+    """
     try:
-        text = data.decode("utf-8-sig")
+        with opened(path) as (data, raw):
+            head = data.peek(200)[:200]
+            if head.strip():
+                refuse_encoding(head, path)
+            yield io.TextIOWrapper(data, "utf-8-sig", newline=newline), raw, head.startswith(codecs.BOM_UTF8)
     except UnicodeDecodeError as error:
-        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
-        raise not_utf8(path, data.count(b"\n", 0, error.start) + 1, column, data[error.start]) from error
-    if (at := text.find("\0")) >= 0:
-        raise nul_in(path, text.count("\n", 0, at) + 1)
-    return text
+        raise _first_wrong_byte(path) from error
+
+
+def _first_wrong_byte(path: Path) -> UserError:
+    """Where a file stops being UTF-8, found by reading it again in pieces."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line, column, before = 1, 1, b""
+    with opened(path) as (file, _):
+        while piece := file.read(1 << 20):
+            try:
+                decoder.decode(piece)
+            except UnicodeDecodeError as error:
+                good = error.object[: error.start]
+                line += good.count(b"\n")
+                column = len(good) - good.rfind(b"\n") if b"\n" in good else column + len(good)
+                return not_utf8(path, line, column, error.object[error.start])
+            pending = decoder.getstate()[0]
+            done = (before + piece)[: len(before) + len(piece) - len(pending)]
+            line += done.count(b"\n")
+            column = len(done) - done.rfind(b"\n") if b"\n" in done else column + len(done)
+            before = pending
+    return not_utf8(path, line, column, before[0] if before else 0)
 
 
 def nothing_in(path: Path, size: int) -> UserError:
     """The error for a file without anything in it but white space."""
-    return UserError("only blank lines" if size else "the file is empty", str(path), "give a file with rows")
+    return UserError(f"{'only blank lines' if size else 'the file is empty'}: no records in it", str(path), "give a file with rows")
 
 
-def not_utf8(path: Path, line: int, column: int, byte: int) -> UserError:
-    """The error for a byte (at a 1-based line and column) that no UTF-8 text can have there."""
-    remedy = f"if it is Windows or Latin-1 text: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8{path.suffix}"
-    return UserError(f"byte 0x{byte:02X} at column {column} is not UTF-8", f"{path}:{line}", remedy)
+def not_utf8(path: Path, line: int, column: int, byte: int, encoding: str = "utf-8") -> UserError:
+    """The error for a byte (at a 1-based line and column) that no UTF-8 text, or text of the encoding that the file names, can have there."""
+    utf8 = encoding.startswith("utf-8")
+    remedy = f"if it is Windows or Latin-1 text: {_iconv('WINDOWS-1252', path)}" if utf8 else "correct the name, or save the page as UTF-8"
+    rule = "is not UTF-8" if utf8 else f"is not {encoding}, which the file names as its encoding"
+    return UserError(f"byte 0x{byte:02X} at column {column} {rule}", f"{path}:{line}", remedy)
+
+
+def _iconv(encoding: str, path: Path) -> str:
+    """The command that writes a file's text as UTF-8."""
+    kind, archive = ending(path)
+    unpack = {"": "", ".gz": f"gzip -dc {path.name} | ", ".zst": f"zstd -dc {path.name} | "}[archive]
+    return f"{unpack}iconv -f {encoding} -t UTF-8 {'' if archive else path.name + ' '}> utf8{kind}"
 
 
 def nul_in(path: Path, line: int) -> UserError:
@@ -147,30 +273,20 @@ def refuse_encoding(head: bytes, path: Path) -> None:
         UserError: UTF-16, or what is often found under the name of a text file.
     """
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or (len(head) > 3 and head[1:2] == b"\0" and head[3:4] == b"\0"):
-        raise UserError("encoded as UTF-16, must be UTF-8", str(path), f"iconv -f UTF-16 -t UTF-8 {path.name} > utf8{path.suffix}")
+        raise UserError("encoded as UTF-16, must be UTF-8", str(path), _iconv("UTF-16", path))
     refuse_disguise(head, path)
 
 
 def refuse_disguise(head: bytes, path: Path) -> None:
     """Say what a file is when its first bytes do not fit its name."""
-    for magic, kind in DISGUISES.items():
+    kind = ending(path)[0]
+    for magic, found in DISGUISES.items():
         if head.startswith(magic):
-            raise UserError(f"named {path.suffix} but holds {kind}", str(path), f"export the rows as {path.suffix}, or name the file by what it is")
+            raise UserError(f"named {kind} but holds {found}", str(path), f"export the rows as {kind}, or name the file by what it is")
     if head.startswith(b"version https://git-lfs"):
         raise UserError("a git-lfs pointer, not the data", str(path), "run `git lfs pull`")
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+    if kind not in (".html", ".htm") and head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise UserError("looks like an HTML page, perhaps a saved error page", str(path), "download the data file itself")
-
-
-def _csv(path: Path) -> Records:
-    text = _decoded(path)
-    out = Records(path.name, [])
-    for line, value in csv_values(io.StringIO(text, newline=""), _first_line(text.lstrip("\r\n")), path, out):
-        if isinstance(value, BadRow):
-            out.bad.append(value)
-        else:
-            out.records.append((line, value))
-    return out
 
 
 def csv_values(lines: Iterable[str], first: str, path: Path, out: Records) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
@@ -180,7 +296,7 @@ def csv_values(lines: Iterable[str], first: str, path: Path, out: Records) -> It
         lines: with their ends; they begin where the file does.
         first: its first line that is not empty, which says what divides the fields.
         path: the file, for messages.
-        out: gets the columns, the notes and the delimiter before the first record is given.
+        out: has the source for them, and gets the columns, the notes and the delimiter before the first record is given.
 
     Yields:
         The 1-based line that a record begins on, and the record, or why it is bad.
@@ -188,9 +304,10 @@ def csv_values(lines: Iterable[str], first: str, path: Path, out: Records) -> It
     Raises:
         UserError: JSON, a column that occurs twice, or a quote that is never closed.
     """
-    if path.suffix.lower() == ".csv" and first.startswith(("{", "[{")):
-        raise UserError("looks like JSON, not CSV", str(path), f"name it {path.stem}.jsonl")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=lambda mark: (first.count(mark), mark == ","))
+    kind, archive = ending(path)
+    if kind == ".csv" and first.startswith(("{", "[{")):
+        raise UserError("looks like JSON, not CSV", str(path), f"name it {path.name[: path.name.index('.')]}.jsonl{archive}")
+    delimiter = "\t" if kind == ".tsv" else max(",;\t|", key=lambda mark: (first.count(mark), mark == ","))
     csv.field_size_limit(MOST_LINE_CHARACTERS)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     rows = _rows(reader, path)
@@ -199,8 +316,8 @@ def csv_values(lines: Iterable[str], first: str, path: Path, out: Records) -> It
     if repeated:
         raise UserError(f"column `{repeated[0]}` occurs {header.count(repeated[0])} times in the header", f"{path}:1", "rename one of them")
     out.columns, out.delimiter = header, delimiter
-    if delimiter != "," and path.suffix.lower() == ".csv":
-        out.notes.append(f"{path.name}: fields are separated by {delimiter!r}")
+    if delimiter != "," and kind == ".csv":
+        out.notes.append(f"{out.source}: fields are separated by {delimiter!r}")
     start = reader.line_num + 1
     for fields in rows:
         line, start = start, reader.line_num + 1
@@ -208,7 +325,7 @@ def csv_values(lines: Iterable[str], first: str, path: Path, out: Records) -> It
             continue
         if len(fields) != len(header):
             what = f"{len(fields)} fields, the header has {len(header)}"
-            yield line, BadRow(path.name, line, "ragged row", what, f"quote fields that contain {delimiter!r} or line breaks", fields)
+            yield line, BadRow(out.source, line, "ragged row", what, f"quote fields that contain {delimiter!r} or line breaks", fields)
         else:
             yield line, dict(zip(header, fields, strict=True))
 
@@ -228,34 +345,10 @@ def _rows(reader: Any, path: Path) -> Iterator[list[str]]:
             raise UserError(what, f"{path}:{start}", 'close the quote, and write a quote inside a quoted field twice: ""') from error
 
 
-def _jsonl(path: Path) -> Records:
-    text = _decoded(path)
-    out = Records(path.name, [])
-    stripped = text.lstrip()
-    if stripped.startswith("["):
-        values = _json_array(stripped, path)
-        numbered: list[tuple[int, Any]] = list(enumerate(values, 1))
-        out.notes.append(f"{path.name}: one JSON array; its items are numbered from 1 where lines are named")
-    else:
-        refuse_table(stripped, path)
-        last = text.count("\n") + 1
-        numbered = [(n, json_line(line, n, path.name, last=n >= last)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    columns: dict[str, None] = {}
-    for number, item in numbered:
-        value = an_object(item, number, path.name)
-        if isinstance(value, BadRow):
-            out.bad.append(value)
-        else:
-            out.records.append((number, value))
-            columns.update(dict.fromkeys(value))
-    out.columns = list(columns)
-    return out
-
-
 def refuse_table(text: str, path: Path) -> None:
     """Say that a file named .jsonl is a table, by how it begins."""
-    if _like_csv(_first_line(text)):
-        raise UserError("looks like CSV, not JSON lines", str(path), f"name it {path.stem}.csv")
+    if _like_csv(next(iter(text.splitlines()), "")):  # a carriage return alone ends a line too, as old Excel for Mac writes
+        raise UserError("looks like CSV, not JSON lines", str(path), f"name it {path.name[: path.name.index('.')]}.csv{ending(path)[1]}")
 
 
 def an_object(value: Any, number: int, source: str) -> dict[str, Any] | BadRow:
@@ -266,11 +359,6 @@ def an_object(value: Any, number: int, source: str) -> dict[str, Any] | BadRow:
     return BadRow(source, number, "not an object", what, "write one object a line", value)
 
 
-def _first_line(text: str) -> str:
-    """Up to the first line feed, or carriage return as old Excel for Mac writes."""
-    return next(iter(text.splitlines()), "")
-
-
 def _like_csv(first: str) -> bool:
     """Whether the first line of a file named .jsonl is the header of a table: divided fields that are not JSON."""
     try:
@@ -278,16 +366,6 @@ def _like_csv(first: str) -> bool:
     except (ValueError, RecursionError):
         return not first.startswith("{") and any(mark in first for mark in ",;\t")
     return False
-
-
-def _json_array(text: str, path: Path) -> list[Any]:
-    try:
-        values = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        place = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else str(path)
-        raise UserError(f"not JSON: {error}", place, "mend it there, or write one object a line") from error
-    assert isinstance(values, list)
-    return values
 
 
 def json_line(line: str, number: int, source: str, last: bool, length: int | None = None) -> Any:
@@ -307,7 +385,7 @@ def json_line(line: str, number: int, source: str, last: bool, length: int | Non
     if length > MOST_LINE_CHARACTERS:
         return bad("line too long", f"{length:,} characters, the limit is {MOST_LINE_CHARACTERS:,}", "split the text into several rows")
     try:
-        value = json.loads(line, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = STRICT.decode(line)
     except json.JSONDecodeError as error:
         if last and (error.pos >= len(line.rstrip()) - 1 or not line.rstrip().endswith("}")):
             return bad("unfinished JSON", "the last line ends in the middle of an object", "copy the file again; it was cut off")
@@ -334,6 +412,10 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+"""Made once: json.loads would make one a line, which takes longer than the line."""
+
+
 def _depth(value: Any) -> int:
     depth, level = 0, [value]
     while level and depth <= DEEPEST_JSON + 1:
@@ -346,43 +428,3 @@ def json_type(value: Any) -> str:
     """What a JSON value is, in words: `text`, `a number`, `a list`, `null` ..."""
     names = {str: "text", bool: "true/false", int: "a number", float: "a number", list: "a list", dict: "an object", type(None): "null"}
     return names.get(type(value), type(value).__name__)
-
-
-def _parquet(path: Path) -> Records:
-    import pyarrow.parquet as pq
-
-    with parquet_errors(path):
-        refuse_no_parquet(path)
-        table = pq.read_table(path)
-    return Records(path.name, list(table.column_names), list(enumerate(table.to_pylist(), 1)))
-
-
-def refuse_no_parquet(path: Path) -> None:
-    """Say what a file named .parquet is when it is not Parquet, or which of its columns occurs twice."""
-    import pyarrow.parquet as pq
-
-    with open(path, "rb") as file:
-        head = file.read(4)
-        if not head:
-            raise nothing_in(path, 0)
-        if head != b"PAR1":
-            refuse_disguise(head + file.read(196), path)
-            raise UserError("named .parquet but is not Parquet", str(path), "name the file by what it is, or export it again")
-    names = pq.read_schema(path).names
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"column `{repeated[0]}` occurs {names.count(repeated[0])} times", str(path), "rename one of them")
-
-
-@contextmanager
-def parquet_errors(path: Path) -> Iterator[None]:
-    """Say what is wrong with a Parquet file in a user's words."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except OSError as error:
-        if error.errno:
-            raise as_user_error(error, path) from error
-        raise UserError(f"damaged or cut off Parquet ({error})", str(path), "copy or export the file again") from error
-    except pa.ArrowException as error:
-        raise UserError(f"damaged or cut off Parquet ({error})", str(path), "copy or export the file again") from error

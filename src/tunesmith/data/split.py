@@ -1,12 +1,17 @@
-"""Which side a row is on: a hash of its group (or its text) decides, so a row stays on its side when the data grow."""
+"""Which side a row is on.
+
+By hash: a hash of its group (or its text) decides, so a row stays on its side when the data grow. By time: the latest rows measure. By strata: each
+label has its exact share of every side.
+"""
 
 from __future__ import annotations
 
 import hashlib
 
-import pyarrow as pa
+import numpy as np
 
-from tunesmith.data import duplicates, rows
+from tunesmith.data.ledger import KEPT, SIDES, UNTIMED, Ledger, Numbers
+from tunesmith.errors import UserError, counted
 
 
 def position(name: str, seed: int) -> float:
@@ -21,19 +26,56 @@ def side(name: str, valid: float, test: float, seed: int) -> str:
     return "test" if at < test else "valid" if at < test + valid else "train"
 
 
-def assign(table: pa.Table, valid: float, test: float, seed: int) -> dict[str, pa.Table]:
-    """Divide rows into train, valid and test.
+def later(book: Ledger, by: str, valid: float, test: float, seed: int, notes: list[str]) -> None:
+    """Divide the kept rows by time or by strata, where the recipe asks for it; by hash each row had its side when it was read.
 
     Args:
-        table: rows; those with one `together` value go to one side, others by their text.
-        valid, test: shares in expectation; 0 leaves that side out.
-        seed: another number, another division.
+        book: closed, with its repeats dropped.
+        by: hash, time or strata.
+        valid, test: shares; 0 leaves that side out.
+        seed: of the strata.
+        notes: gets what is to be said.
 
-    Returns:
-        A table for each side with a share.
+    Raises:
+        UserError: no row has a time that can be read.
     """
-    together = rows.strings(table, "together")
-    sides: dict[str, list[int]] = {one: [] for one, share in (("train", 1.0), ("valid", valid), ("test", test)) if share}
-    for index, (group, name) in enumerate(zip(together, duplicates.keys(table), strict=True)):
-        sides[side(group if group is not None else name, valid, test, seed)].append(index)
-    return {name: table.take(pa.array(indices, pa.int64())) for name, indices in sides.items()}
+    if by == "hash":
+        return
+    at = np.flatnonzero((book.verdict == KEPT) & (book.whole("input") == 0))
+    sides = book.sides()
+    sides[at] = _by_time(book, at, valid, test, notes) if by == "time" else _by_strata(book, at, valid, test, seed)
+
+
+def _by_time(book: Ledger, at: Numbers, valid: float, test: float, notes: list[str]) -> Numbers:
+    """Sides of some rows (M,) so that all of test is later than all of valid, and that than train; rows of one moment stay together."""
+    times = book.look("time", at)
+    known = times != UNTIMED
+    if not known.any():
+        raise UserError("no row has a time that can be read", "recipe, `data.time`", "write times as ISO 8601 (2026-03-01T12:00) or seconds since 1970")
+    if missing := int((~known).sum()):
+        notes.append(f"{counted(missing, 'row')} without a time that can be read: they are training rows")
+    out = np.zeros(len(at), np.uint8)
+    ordered = np.sort(times[known])
+    for name, share in (("valid", valid + test), ("test", test)):
+        if share:
+            cut = ordered[max(0, len(ordered) - max(1, round(len(ordered) * share)))]
+            out[known & (times >= cut)] = SIDES.index(name)
+    return out
+
+
+def _by_strata(book: Ledger, at: Numbers, valid: float, test: float, seed: int) -> Numbers:
+    """Sides of some rows (M,) so that each label has its share of each side to within a row; of few rows one at least is learnt from."""
+    labels = book.look("answer", at)
+    with np.errstate(over="ignore"):  # a place within the label that no order of the rows changes: splitmix64's step and finaliser
+        places = book.look("rest", at) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        places = (places ^ (places >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        places = (places ^ (places >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    order = np.lexsort((places, labels))
+    begins = np.flatnonzero(np.r_[True, labels[order][1:] != labels[order][:-1]]) if len(order) else order
+    sizes = np.diff(np.r_[begins, len(order)])
+    rank = np.arange(len(order)) - np.repeat(begins, sizes)
+    tests = np.minimum(np.round(sizes * test), sizes - 1)
+    valids = np.minimum(np.round(sizes * (valid + test)), sizes - 1)
+    out = np.zeros(len(at), np.uint8)
+    out[order] = np.where(rank < np.repeat(tests, sizes), SIDES.index("test"), np.where(rank < np.repeat(valids, sizes), SIDES.index("valid"), 0))
+    return out

@@ -1,29 +1,24 @@
-"""Files in, records out one at a time: as `sources.read`, with the same checks and words, and no more memory for a larger file.
-
-The exception is one JSON array, which is read whole; JSON lines are not. Here alone a plain text file is read: as documents.
-"""
+"""Files in, records out one at a time, with no more memory for a larger file."""
 
 from __future__ import annotations
 
-import codecs
 import json
-from collections.abc import Iterator
-from itertools import chain
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
-from tunesmith.data import sources
+from tunesmith.data import documents, sources
 from tunesmith.data.sources import BadRow, Records
 from tunesmith.errors import UserError
 from tunesmith.files import as_user_error
 
 HEAD_RECORDS = 100
 """The first records, by which a file's columns and layout are told."""
-HEAD_CHARACTERS = 1 << 20
-PARQUET_ROWS = 256
-"""Rows decoded at once."""
-END_OF_DOCUMENT = "<|endoftext|>"
-"""A line that holds only this ends a document, as in the corpora of GPT-2."""
+BATCH_ROWS = 256
+"""Rows of a table's columns decoded at once."""
 
 Item = tuple[int, dict[str, Any] | BadRow]
 
@@ -31,21 +26,33 @@ Item = tuple[int, dict[str, Any] | BadRow]
 class Stream:
     """The records of a file as (1-based line, record or BadRow), in order; each iteration reads the file anew.
 
-    Attributes:
-        columns: those met so far, in order; of a table all of them from the first record on.
-        notes: remarks to say aloud.
-        at: bytes read so far, to tell the progress by.
+    A table's line is its row, an array's its item; a document that fills a file (Markdown, HTML, PDF, Word) is on line 1.
 
-    Raises, while it is read, a UserError for what makes a whole file useless.
+    Args:
+        path: the file.
+        name: what messages about rows call it; empty for the file's name.
+
+    Attributes:
+        path, name.
+        columns: those met so far, in order; of a table all of them from the first record on.
+        notes: remarks to say aloud, each `name: remark`.
+        at: bytes of the file read so far, to tell the progress by.
+        delimiter: what divides a table's fields, known from the first record on.
+
+    Raises, here and while it is read, a UserError for what makes a whole file useless.
     """
 
-    def __init__(self, path: Path) -> None:
-        readers = {".csv": self._table, ".tsv": self._table, ".jsonl": self._objects, ".ndjson": self._objects, ".json": self._objects}
-        self._reader = sources.reader_for(path, readers | {".parquet": self._parquet, ".txt": self._documents})
-        self.path = path
+    def __init__(self, path: Path, name: str = "") -> None:
+        kind, _ = sources.kind_of(path)
+        columns = {".parquet": self._parquet, ".arrow": self._arrow, ".feather": self._arrow}
+        tables = {".csv": self._table, ".tsv": self._table, ".jsonl": self._objects, ".ndjson": self._objects, ".json": self._objects}
+        readers: dict[str, Callable[[], Iterator[Item]]] = columns | tables | {".txt": self._texts}
+        self._reader = readers.get(kind) or partial(self._document, kind)
+        self.path, self.name = path, name or path.name
         self.columns: dict[str, None] = {}
         self.notes: list[str] = []
         self.at = 0
+        self.delimiter = ","
 
     def __iter__(self) -> Iterator[Item]:
         self.columns, self.notes, self.at = {}, [], 0
@@ -57,6 +64,7 @@ class Stream:
             raise UserError("no records in it", str(self.path), "give a file with at least a few rows")
         if self._stamp() != before:
             raise UserError("it was changed while it was read", str(self.path), "wait until it is written, then give the same command again")
+        self.at = before[0]
 
     def _stamp(self) -> tuple[int, int]:
         try:
@@ -65,21 +73,19 @@ class Stream:
             raise as_user_error(error, self.path) from error
         return found.st_size, found.st_mtime_ns
 
+    @contextmanager
+    def _text(self, newline: str | None) -> Iterator[tuple[TextIO, BinaryIO]]:
+        with sources.text(self.path, newline) as (file, raw, marked):
+            note = f"{self.name}: it begins with a byte order mark, which is no part of its text"
+            self.notes += [note] if marked and note not in self.notes else []
+            yield file, raw
+
     def _lines(self, newline: str | None) -> Iterator[tuple[str, int]]:
         """Lines with their ends, and how many characters they have without: of a line beyond the limit only its beginning is given."""
-        try:
-            with open(self.path, "rb") as raw:
-                head = raw.read(200)
-            if head.strip():
-                sources.refuse_encoding(head, self.path)
-            with open(self.path, encoding="utf-8-sig", newline=newline) as file:
-                yield from self._checked(file)
-        except UnicodeDecodeError as error:
-            raise _first_wrong_byte(self.path) from error
-        except OSError as error:
-            raise as_user_error(error, self.path) from error
+        with self._text(newline) as (file, raw):
+            yield from self._checked(file, raw)
 
-    def _checked(self, file: TextIO) -> Iterator[tuple[str, int]]:
+    def _checked(self, file: TextIO, raw: BinaryIO) -> Iterator[tuple[str, int]]:
         number, count, blank, limit = 1, 0, True, sources.MOST_LINE_CHARACTERS + 2
         while line := file.readline(limit):
             length = len(line) - line.endswith("\n")
@@ -97,14 +103,13 @@ class Stream:
             number += line.endswith("\n")
             count += 1
             if count % 64 == 0 or length > 10_000:
-                self.at = file.buffer.tell()
+                self.at = raw.tell()
             yield line, length
-        self.at = self.path.stat().st_size
         if blank:
-            raise sources.nothing_in(self.path, self.at)
+            raise sources.nothing_in(self.path, raw.tell())
 
     def _objects(self) -> Iterator[Item]:
-        begun, source = False, self.path.name
+        begun = False
         for number, (line, length) in enumerate(self._lines("\n"), 1):
             if not line.strip():
                 continue
@@ -112,27 +117,37 @@ class Stream:
                 if line.lstrip().startswith("["):
                     yield from self._array()
                     return
+                if line.strip() == "{" and sources.ending(self.path)[0] == ".json":
+                    remedy = f"write its rows one object a line; if they are its key `data`: jq -c '.data[]' {self.path.name} > rows.jsonl"
+                    raise UserError("one JSON object over several lines, expected one a line or an array of them", f"{self.path}:{number}", remedy)
                 sources.refuse_table(line.lstrip(), self.path)
                 begun = True
             ended = line.endswith("\n")
-            value = sources.an_object(sources.json_line(line[:-1] if ended else line, number, source, not ended, length), number, source)
-            if isinstance(value, dict) and not value.keys() <= self.columns.keys():
-                self.columns |= dict.fromkeys(value)
+            value = sources.an_object(sources.json_line(line[:-1] if ended else line, number, self.name, not ended, length), number, self.name)
+            self._meet(value)
             yield number, value
 
+    def _meet(self, value: dict[str, Any] | BadRow) -> None:
+        if isinstance(value, dict) and not value.keys() <= self.columns.keys():
+            self.columns |= dict.fromkeys(value)
+
     def _array(self) -> Iterator[Item]:
-        read = sources.read(self.path)
-        self.columns, self.notes = dict.fromkeys(read.columns), read.notes
-        items: Iterator[Item] = chain(read.records, ((bad.line, bad) for bad in read.bad))
-        yield from sorted(items, key=lambda item: item[0])
+        self.notes.append(f"{self.name}: one JSON array; its items are numbered from 1 where lines are named")
+        with self._text("\n") as (file, raw):
+            for number, item in enumerate(_array_items(iter(partial(file.read, 1 << 20), ""), self.path), 1):
+                value = sources.an_object(sources.json_line(item, number, self.name, last=False), number, self.name)
+                self._meet(value)
+                self.at = raw.tell()
+                yield number, value
 
     def _table(self) -> Iterator[Item]:
-        out = Records(self.path.name, [])
+        out = Records(self.name, [])
         first = next((line for line, _ in self._lines("") if line.strip("\r\n")), "")
         values = sources.csv_values(self._fields(), next(iter(first.splitlines()), ""), self.path, out)
         for number, (line, value) in enumerate(values):
             if not number:
-                self.columns, self.notes = dict.fromkeys(out.columns), out.notes
+                self.columns, self.delimiter = dict.fromkeys(out.columns), out.delimiter
+                self.notes += out.notes
             yield line, value
 
     def _fields(self) -> Iterator[str]:
@@ -146,105 +161,180 @@ class Stream:
     def _parquet(self) -> Iterator[Item]:
         import pyarrow.parquet as pq
 
-        with sources.parquet_errors(self.path):
-            sources.refuse_no_parquet(self.path)
+        with _columns_of("Parquet", self.path):
+            _refuse_disguise(self.path, b"PAR1", "Parquet")
             size = self.path.stat().st_size
             with pq.ParquetFile(self.path, buffer_size=1 << 20) as file:
-                self.columns = dict.fromkeys(file.schema_arrow.names)
-                number, of = 0, max(1, file.metadata.num_rows)
-                for batch in file.iter_batches(batch_size=PARQUET_ROWS):
-                    for record in batch.to_pylist():
-                        number += 1
-                        yield number, record
+                of = max(1, file.metadata.num_rows)
+                for number, value in self._rows(file.schema_arrow, file.iter_batches(batch_size=BATCH_ROWS)):
                     self.at = size * number // of
+                    yield number, value
 
-    def _documents(self) -> Iterator[Item]:
-        """A text file's documents: divided by lines of END_OF_DOCUMENT where there are any, else by blank lines, else each line is one."""
-        by = self._division()
-        said = {
-            "mark": f"each part between lines of `{END_OF_DOCUMENT}` is one document",
-            "blank": f"each block between blank lines is one document; to divide it otherwise put lines of `{END_OF_DOCUMENT}` between documents",
-            "line": f"without blank lines each line is one document; to divide it otherwise put lines of `{END_OF_DOCUMENT}` between documents",
-        }
-        self.columns, self.notes = {"text": None}, [f"{self.path.name}: {said[by]}"]
-        held: list[str] = []
-        start, length = 1, 0
-        for number, (line, size) in enumerate(self._lines(None), 1):
-            text = line.strip()
-            ends = text == END_OF_DOCUMENT if by == "mark" else not text
-            if not ends and (held or text):  # blank lines in front of a document are no part of it
-                start, length = (start, length + size + 1) if held else (number, size)
-                if length <= sources.MOST_LINE_CHARACTERS or not held:
-                    held.append(line)
-            if held and (ends or by == "line"):
-                yield start, self._document(held, start, length)
-                held = []
-        if held:
-            yield start, self._document(held, start, length)
+    def _arrow(self) -> Iterator[Item]:
+        """Arrow's file and its stream; a batch is held as its writer made it."""
+        import pyarrow as pa
 
-    def _division(self) -> str:
-        """mark, blank or line: what divides the documents."""
-        text_before, blank, divided = False, False, False
-        for line, _ in self._lines(None):
-            text = line.strip()
-            if text == END_OF_DOCUMENT:
-                return "mark"
-            divided = divided or (blank and bool(text))
-            text_before = text_before or bool(text)
-            blank = text_before and not text
-        return "blank" if divided else "line"
+        with _columns_of("Arrow", self.path), pa.OSFile(str(self.path), "rb") as raw:
+            head = raw.read(6)
+            raw.seek(0)
+            if head.startswith(b"FEA1"):
+                raise UserError("Feather of version 1", str(self.path), "write it again: pyarrow.feather.write_feather(table, path)")
+            if not head.startswith(b"\xff\xff\xff\xff"):
+                _refuse_disguise(self.path, b"ARROW1", "Arrow")
+            is_file = head == b"ARROW1"
+            with pa.ipc.open_file(raw) if is_file else pa.ipc.open_stream(raw) as reader:
+                batches = (reader.get_batch(index) for index in range(reader.num_record_batches)) if is_file else reader
+                for number, value in self._rows(reader.schema, map(_sound, batches)):
+                    self.at = raw.tell()
+                    yield number, value
 
-    def _document(self, held: list[str], start: int, length: int) -> dict[str, Any] | BadRow:
-        text = "".join(held).rstrip()
-        if length > sources.MOST_LINE_CHARACTERS:
-            what = f"a document of {length:,} characters, the limit is {sources.MOST_LINE_CHARACTERS:,}"
-            return BadRow(self.path.name, start, "document too long", what, f"divide it with lines of `{END_OF_DOCUMENT}`", {"text": text[:1000]})
-        return {"text": text}
+    def _rows(self, schema: Any, batches: Iterable[Any]) -> Iterator[Item]:
+        names, number = schema.names, 0
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"column `{repeated[0]}` occurs {names.count(repeated[0])} times", str(self.path), "rename one of them")
+        self.columns = dict.fromkeys(names)
+        for batch in batches:
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                for value in _decoded(batch.slice(start, BATCH_ROWS)):
+                    number += 1
+                    yield number, value if isinstance(value, dict) else BadRow(self.name, number, *value)
+
+    def _texts(self) -> Iterator[Item]:
+        self.columns = {"text": None}
+        yield from documents.divided(partial(self._lines, None), self.name, self.notes)
+
+    def _document(self, kind: str) -> Iterator[Item]:
+        self.columns = {"text": None}
+        found, remarks = documents.whole(self.path, kind, self.name)
+        self.notes = [f"{self.name}: {remark}" for remark in remarks]
+        yield (found.line, found) if isinstance(found, BadRow) else (1, {"text": found})
 
 
-def array_head(path: Path) -> list[dict[str, Any]] | None:
-    """The first objects of a JSON array, from the beginning of the file; None for what is not one."""
-    if path.suffix.lower() not in (".json", ".jsonl", ".ndjson") or not path.is_file():
-        return None
-    try:
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            text = file.read(HEAD_CHARACTERS)
-    except OSError as error:
-        raise as_user_error(error, path) from error
-    at = len(text) - len(text.lstrip())
-    if text[at : at + 1] != "[":
-        return None
-    found: list[dict[str, Any]] = []
-    decoder = json.JSONDecoder()
-    while len(found) < HEAD_RECORDS:
-        at += 1
-        at += len(text[at:]) - len(text[at:].lstrip())
+def _array_items(pieces: Iterator[str], path: Path) -> Iterator[str]:
+    """The text of each item of a JSON array.
+
+    Args:
+        pieces: the file's text in pieces of any size.
+        path: the file, for messages.
+
+    Raises:
+        UserError: no JSON (with the line), or an item longer than sources.MOST_LINE_CHARACTERS.
+    """
+    decoder, space, number = json.JSONDecoder(), re.compile(r"[ \t\n\r]*"), re.compile(r"[\d.eE+-]*\Z")
+    held, at = "", 0  # text that is read, and where in it we are
+    gone, lines, start = 0, 1, 0  # characters before it, the line it begins on, and where in the file that line begins
+
+    def more() -> bool:
+        nonlocal held, at, gone, lines, start
+        piece = next(pieces, "")
+        start = gone + held.rfind("\n", 0, at) + 1 if "\n" in held[:at] else start
+        lines += held.count("\n", 0, at)
+        held, gone, at = held[at:] + piece, gone + at, 0
+        return bool(piece)
+
+    def mark() -> str:
+        """The next character that is no white space; nothing at the end."""
+        nonlocal at
+        while True:
+            at = space.match(held, at).end()  # type: ignore[union-attr]  # it matches nothing too
+            if at < len(held) or not more():
+                return held[at : at + 1]
+
+    def line(place: int) -> int:
+        return lines + held.count("\n", 0, place)
+
+    def wrong(message: str, place: int) -> UserError:
+        column = place - held.rfind("\n", 0, place) if "\n" in held[:place] else gone + place + 1 - start
+        what = f"not JSON: {message}: line {line(place)} column {column} (char {gone + place})"
+        return UserError(what, f"{path}:{line(place)}", "mend it there, or write one object a line")
+
+    mark()
+    at += 1
+    ended = mark() == "]"
+    at += ended
+    while not ended:
+        mark()
+        if len(held) - at > sources.MOST_LINE_CHARACTERS + (1 << 20):
+            what = f"an item of more than {sources.MOST_LINE_CHARACTERS:,} characters"
+            raise UserError(what, f"{path}:{line(at)}", "split the text into several rows")
         try:
-            value, at = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            break
-        found += [value] if isinstance(value, dict) else []
-        at += len(text[at:]) - len(text[at:].lstrip())
-    return found
+            end = decoder.raw_decode(held, at)[1]
+        except json.JSONDecodeError as error:
+            problem = wrong(error.msg, error.pos)
+            cut = error.pos >= len(held) - 12 or error.msg.startswith("Unterminated string")  # 12: an escaped pair of surrogates
+            if cut and more():
+                continue
+            raise problem from error
+        except RecursionError as error:
+            what = f"nested deeper than {sources.DEEPEST_JSON}"
+            raise UserError(what, f"{path}:{line(at)}", "flatten the object") from error
+        if held[end - 1] not in '"}]' and number.match(held, end) and more():
+            continue  # it may go on
+        yield held[at:end]
+        at = end
+        found = mark()
+        if found not in (",", "]"):
+            raise wrong("Expecting ',' delimiter", at)
+        at += 1
+        ended = found == "]"
+    if mark():
+        raise wrong("Extra data", at)
 
 
-def _first_wrong_byte(path: Path) -> UserError:
-    """Where a file stops being UTF-8, found by reading it again in pieces."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    line, column, before = 1, 1, b""
+def _refuse_disguise(path: Path, magic: bytes, kind: str) -> None:
+    """Say what a file is when it does not begin as its kind does."""
     with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            try:
-                decoder.decode(piece)
-            except UnicodeDecodeError as error:
-                good = error.object[: error.start]
-                line += good.count(b"\n")
-                column = len(good) - good.rfind(b"\n") if b"\n" in good else column + len(good)
-                return sources.not_utf8(path, line, column, error.object[error.start])
-            pending = decoder.getstate()[0]
-            done = (before + piece)[: len(before) + len(piece) - len(pending)]
-            line += done.count(b"\n")
-            column = len(done) - done.rfind(b"\n") if b"\n" in done else column + len(done)
-            before = pending
-    byte = before[0] if before else 0
-    return sources.not_utf8(path, line, column, byte)
+        head = file.read(200)
+    if not head:
+        raise sources.nothing_in(path, 0)
+    if not head.startswith(magic):
+        sources.refuse_disguise(head, path)
+        raise UserError(f"named {path.suffix} but is not {kind}", str(path), "name the file by what it is, or export it again")
+    if len(head) < 12:  # two marks and a length between them are the least that either kind has
+        raise UserError(f"not {kind} but for its first bytes", str(path), "copy or export the file again")
+
+
+@contextmanager
+def _columns_of(kind: str, path: Path) -> Iterator[None]:
+    """Say what is wrong with a file of columns in a user's words."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, MemoryError, UnicodeDecodeError, pa.ArrowException) as error:  # damaged bytes may name any size, and columns in any bytes
+        if isinstance(error, OSError) and sources.of_the_system(error):
+            raise as_user_error(error, path) from error
+        raise UserError(f"damaged or cut off {kind} ({' '.join(str(error).split())})", str(path), "copy or export the file again") from error
+
+
+def _sound(batch: Any) -> Any:
+    """The batch, once its offsets are known to stay inside it: Arrow takes a file's word for them, and would read other memory."""
+    batch.validate(full=True)
+    return batch
+
+
+def _decoded(batch: Any) -> list[dict[str, Any] | tuple[str, str, str]]:
+    """The rows of a batch, each a record, or why it is bad: one value that Python cannot hold spoils its own row alone.
+
+    Times in nanoseconds become microseconds, which Python's own types can hold.
+    """
+    import pyarrow as pa
+
+    for index, field in enumerate(batch.schema):
+        if getattr(field.type, "unit", "") == "ns":
+            kind = pa.timestamp("us", field.type.tz) if pa.types.is_timestamp(field.type) else {"d": pa.duration("us")}.get(str(field.type)[0], pa.time64("us"))
+            batch = batch.set_column(index, field.name, batch.column(index).cast(kind, safe=False))
+    try:
+        return batch.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
+    except (ValueError, OverflowError):
+        return [_decoded_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
+
+
+def _decoded_row(row: Any) -> dict[str, Any] | tuple[str, str, str]:
+    values = {}
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            values[name] = column[0].as_py()
+        except (ValueError, OverflowError) as error:
+            return "unreadable value", f"column `{name}` holds a value that cannot be read ({error})", "correct it, or write the column as text"
+    return values

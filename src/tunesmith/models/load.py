@@ -58,7 +58,7 @@ def encoder(base: Base) -> nn.Module:
 
     from tunesmith.models import bert
 
-    model: nn.Module = _load(AutoModel, base.folder)
+    model: nn.Module = pretrained(AutoModel, base.folder)
     bert.accelerate(model)
     model.eval()
     return model
@@ -79,7 +79,7 @@ def saved(folder: Path, head: Head) -> nn.Module:
 
     from tunesmith.models import llama
 
-    model: nn.Module = _load(AutoModelForCausalLM, folder)
+    model: nn.Module = pretrained(AutoModelForCausalLM, folder)
     llama.accelerate(model)
     model.eval()
     return model
@@ -97,7 +97,7 @@ def language_model(base: Base, dropout: float | None = None) -> nn.Module:
 
     extra = {name: dropout for name in _DROPOUTS if dropout is not None and name in base.config}
     if any(base.folder.glob("*.safetensors")):
-        model: Any = _load(AutoModelForCausalLM, base.folder, **extra)
+        model: Any = pretrained(AutoModelForCausalLM, base.folder, **extra)
     else:
         with quiet():
             library: Any = AutoModelForCausalLM  # partly typed
@@ -139,7 +139,7 @@ def classifier(base: Base, labels: list[str], multi_label: bool, dropout: float 
         extra = {name: dropout for name in _DROPOUTS if name in base.config}
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
     kind = "multi_label_classification" if multi_label else "single_label_classification"
-    model: Any = _load(AutoModelForSequenceClassification, base.folder, num_labels=len(labels), problem_type=kind, **names, **extra)
+    model: Any = pretrained(AutoModelForSequenceClassification, base.folder, num_labels=len(labels), problem_type=kind, **names, **extra)
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = 0  # decoder bases find the last token by it
     bert.accelerate(model)
@@ -153,13 +153,23 @@ def saved_classifier(folder: Path) -> nn.Module:
 
     from tunesmith.models import bert
 
-    model: nn.Module = _load(AutoModelForSequenceClassification, folder)
+    model: nn.Module = pretrained(AutoModelForSequenceClassification, folder)
     bert.accelerate(model)
     model.eval()
     return model
 
 
-def _load(auto: Any, folder: Path, **extra: Any) -> Any:
+def pretrained(auto: Any, folder: Path, **extra: Any) -> Any:
+    """What transformers loads of a folder, in fp32, from safetensors alone and without any code of the folder's.
+
+    Args:
+        auto: one of transformers' Auto classes.
+        folder: as `save_pretrained` writes it.
+        extra: keyword arguments of `from_pretrained`.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     import torch
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

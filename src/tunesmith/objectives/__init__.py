@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import Field, TypeAdapter
 
+from tunesmith.errors import UserError, some
 from tunesmith.objectives.classification import ClassificationSettings
 from tunesmith.objectives.pretraining import PretrainingSettings
 from tunesmith.objectives.sft import SftSettings
@@ -85,8 +86,17 @@ def get(name: str) -> Module:
 
 
 def for_rows(kind: str) -> str:
-    """The objective that takes a kind of rows."""
-    return next(name for name in NAMES if kind in get(name).ROWS)
+    """The objective that takes a kind of rows.
+
+    Raises:
+        UserError: none does.
+    """
+    for name in NAMES:
+        if kind in get(name).ROWS:
+            return name
+    takes = sorted({row for name in NAMES for row in get(name).ROWS})
+    what = f"no objective learns from rows of the kind `{kind}`"
+    raise UserError(what, "recipe, `data`", f"tunesmith check reads them; to train, give {some(takes)} rows")
 
 
 def settings(name: str) -> ObjectiveSettings:

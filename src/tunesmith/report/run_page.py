@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from tunesmith import evaluation
-from tunesmith.data import card as data_card
+from tunesmith.data import bias, card_section, diversity
 from tunesmith.evaluation import findings, text_findings
 from tunesmith.report.card import Card
 from tunesmith.sections import Block, Section, Table, Verdict, Words
@@ -31,12 +31,13 @@ TASKS = {"classification": "Text classification", "sft": "Supervised fine-tuning
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a report is made of: run.json, the resolved recipe, the data card, evaluation.json (None: nothing measured),
+    """All that a report is made of: run.json, the resolved recipe, the data card, inspection.json, evaluation.json (None: nothing measured),
     the step, valid and skipped events, the base, input file hashes, and texts by row id."""
 
     run: Mapping[str, Any]
     recipe: Mapping[str, Any]
     card: dict[str, Any]
+    inspection: Mapping[str, Any]
     evaluation: dict[str, Any] | None
     events: Sequence[dict[str, Any]]
     base: Mapping[str, Any]
@@ -74,7 +75,8 @@ def page(facts: Facts) -> Page:
         else:
             sections += findings.sections(facts.evaluation, facts.texts, split)
     sections[1:1] = diagnosis.sections(facts.events, training["kept_step"], found)
-    sections += data_card.sections(facts.card)
+    sections += card_section.sections(facts.card)
+    sections += _inspected(facts.inspection)
     sections += _appendix(facts)
     kind = METHODS.get(recipe["method"]["kind"], recipe["method"]["kind"])
     subtitle = f"{TASKS[recipe['objective']['kind']]} with {kind} on {_base(facts)}, {str(facts.run['created'])[:10]}"
@@ -88,6 +90,18 @@ def page(facts: Facts) -> Page:
         ("peak memory", f"{training['peak_memory_mb'] / 1e3:.1f} GB"),
     ]
     return Page(str(facts.run["name"]), subtitle, verdict, sections, shown)
+
+
+def _inspected(seen: Mapping[str, Any]) -> list[Section]:
+    """What was seen in the data: bias, coverage, probable label errors."""
+    texts, tests = ({int(at): text for at, text in seen[name].items()} for name in ("texts", "tests"))
+    out = [bias.section(seen["bias"]), diversity.section(seen["lexical"], seen["unseen"], seen["regions"], texts, tests)]
+    if found := seen.get("suspects"):
+        share = f"{found['rows']:,} of {found['judged']:,} training labels ({found['rows'] / max(1, found['judged']):.1%}) are probably wrong."
+        place = "The page of the worst is data/label_errors.html; correct data/label_errors.csv and name it in data.corrections."
+        blocks = [Words(share, "warn" if found["rows"] else "good"), Words(place)]
+        out.append(Section("label-errors", "Probable label errors", blocks))
+    return out
 
 
 LIMIT = "It states things that are not so, in the same voice as things that are. Check what it says before you act on it."

@@ -82,7 +82,7 @@ def predict_file(
     if _writes(run, sampling):
         written = _answers(run, answering.asked(records, settings, column), device, sampling, progress)
         table = [{**record, "answer": one.text, "ended": one.ended} for (_, record), one in zip(records.records, written, strict=True)]
-        _out(_written(table, [*records.columns, *answering.ADDED], input.suffix.lower(), records.delimiter), output)
+        _out(_written(table, [*records.columns, *answering.ADDED], sources.ending(input)[0], records.delimiter), output)
         return
     column = column or settings.get("text") or next((name for name in records.columns if name.lower() == "text"), None)
     if column is None or column not in records.columns:
@@ -102,7 +102,7 @@ def predict_file(
     pairs = [record.get(pair) for _, record in records.records] if pair else None
     answers = engine.load(run / "model", device).predict(texts, pairs)
     table = [{**record, **_columns(answer)} for (_, record), answer in zip(records.records, answers, strict=True)]
-    _out(_written(table, [*records.columns, *_columns(answers[0])], input.suffix.lower(), records.delimiter), output)
+    _out(_written(table, [*records.columns, *_columns(answers[0])], sources.ending(input)[0], records.delimiter), output)
 
 
 def _writes(run: Path, sampling: dict[str, Any]) -> bool:

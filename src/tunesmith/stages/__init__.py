@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from tunesmith import methods, starters
 from tunesmith import recipe as recipes
 from tunesmith.data import prepare as preparation
 from tunesmith.data import rows
+from tunesmith.data.ledger import SIDES
 from tunesmith.files import cache, read_json
 from tunesmith.models import catalog
 from tunesmith.models.catalog import Base
@@ -49,7 +50,7 @@ class Context:
     def tables(self) -> dict[str, Any]:
         """The prepared rows by side."""
         folder = self.run.folder / "data"
-        return {side: rows.read(path) for side in preparation.SIDES if (path := folder / f"{side}.parquet").exists()}
+        return {side: rows.read(path) for side in SIDES if (path := folder / f"{side}.parquet").exists()}
 
     def labels(self) -> tuple[list[str], bool]:
         """Label names in order, and whether a row has any number of them."""
@@ -65,8 +66,11 @@ def content(recipe: Recipe) -> dict[str, Any]:
     """The recipe as data without what does not decide a result: the name, and paths (their hashes count)."""
     values = recipes.dump(recipe)
     del values["name"]
-    for side in preparation.input_files(recipe.data):
-        values["data"][side] = "file"
+    for side in SIDES:
+        if named := preparation.sources_of(recipe.data, side):
+            values["data"][side] = "file" if len(named) == 1 else [one.weight for one in named]
+    if recipe.data.corrections is not None:
+        values["data"]["corrections"] = "file"
     values["model"]["base"] = "base"
     if recipe.evaluate.general and not recipe.evaluate.general.startswith(starters.PREFIX):
         values["evaluate"]["general"] = "file"
@@ -81,6 +85,21 @@ def reader(base: Base, recipe: Recipe) -> Reader:
     # A prefix takes places of the base's limit.
     limit = min(recipe.model.max_tokens or base.max_tokens, base.max_tokens - methods.places(recipe.method))
     return Reader(tokenizer.load(base.folder), limit, recipe.model.truncation, cache())
+
+
+def embedder(base: Base, recipe: Recipe, progress: Callable[[int, int], None] = lambda done, of: None) -> Callable[[Sequence[str]], Any]:
+    """Texts -> the base's unit vectors, float32 (N, D), from the cache where they are there."""
+
+    def vectors(texts: Sequence[str]) -> Any:
+        from tunesmith.models import features
+        from tunesmith.tokens import encode
+        from tunesmith.tokens.examples import Targets, TokenExamples
+
+        read = reader(base, recipe)
+        tokens = encode.encode(read.tokenizer, list(texts), None, read.limit, read.truncation)
+        return features.vectors(base, TokenExamples(tokens, Targets(None), read.tokenizer.pad_id), "mean", progress).vectors_ND.numpy()
+
+    return vectors
 
 
 def unlabelled(context: Context, table: Any) -> TokenExamples:

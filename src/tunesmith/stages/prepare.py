@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from tunesmith.data import layouts, streaming
 from tunesmith.data import prepare as preparation
-from tunesmith.data.validate import DataSettings
+from tunesmith.data.ledger import SIDES
+from tunesmith.data.prepare import Handed
 from tunesmith.files import read_json, sha256_json
+from tunesmith.models import catalog
+from tunesmith.models.catalog import Base
+from tunesmith.recipe import Recipe
 from tunesmith.runs import Run
-from tunesmith.stages import FORMAT, GENERAL, Context, content
+from tunesmith.stages import FORMAT, GENERAL, Context, content, embedder
 
-OUTPUTS = [*(f"data/{side}.parquet?" for side in preparation.SIDES), "data/labels.json?", "data/card.json", "data/rejected.jsonl"]
+WRITER_TOKENS = 256
+"""Most tokens of a paraphrase."""
+OUTPUTS = [*(f"data/{side}.parquet?" for side in SIDES), "data/labels.json?", "data/card.json", "data/rejected.jsonl"]
 
 
 def stage(context: Context, kin: list[Run]) -> None:
@@ -22,7 +26,9 @@ def stage(context: Context, kin: list[Run]) -> None:
 
     def work() -> None:
         folder = run.folder / "data"
-        into(recipe.data, folder, folder / "rejected.jsonl", context.progress("prepare"))
+        data, models = recipe.data, handed(recipe, context.found, context.progress("embed"))
+        assert data.rows is not None
+        preparation.prepare(data, data.rows, folder, context.progress("prepare"), folder / "rejected.jsonl", models)
 
     files = {side: digest for side, digest in context.files.items() if side != GENERAL}
     inputs = sha256_json({"data": content(recipe)["data"], "files": files, "format": FORMAT})
@@ -37,24 +43,39 @@ def stage(context: Context, kin: list[Run]) -> None:
         run.emit({"kind": "warning", "text": text + "expect a weak model, and choose a base that knows the language"})
 
 
-def into(data: DataSettings, folder: Path, rejected: Path | None, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """Prepare rows of any kind into a folder.
+def handed(recipe: Recipe, base: Base, progress: Callable[[int, int], None] = lambda done, of: None) -> Handed:
+    """What the data room needs of the models, as far as the recipe asks for it."""
+    data = recipe.data
+    vectors = embedder(base, recipe, progress) if data.duplicates.meaning is not None else None
+    named = None
+    if data.privacy.action is not None and data.privacy.names is not None:
+        from tunesmith.models import names
 
-    Args:
-        data: with paths that exist from here.
-        folder: gets the Parquet files, labels.json (labelled rows), rejected.jsonl and, last, card.json.
-        rejected: where bad rows are kept when they stop the run; None keeps and names no place.
-        progress: told (bytes done, bytes in all) for the kinds that are streamed.
+        named = names.finder(Path(data.privacy.names))
+    models: dict[str, Callable[[list[str]], list[str]]] = {}
+    if data.augment.masked is not None:
+        from tunesmith.models import masked
 
-    Returns:
-        The data card.
+        models["replace"] = masked.filler(Path(data.augment.masked))
+    if data.augment.writer is not None:
+        models["paraphrase"] = _writer(Path(data.augment.writer))
+    return Handed(vectors, named, models)
 
-    Raises:
-        UserError: files, columns or rows that cannot be used.
-    """
-    kind = layouts.infer(data)
-    if kind != "labelled":
-        return streaming.prepare_stream(data, kind, folder, progress, rejected)
-    prepared = preparation.prepare(data, rejected)
-    preparation.save(prepared, folder)
-    return prepared.card
+
+def _writer(folder: Path) -> Callable[[list[str]], list[str]]:
+    """A language model that answers prompts: a run's, or one with a chat template."""
+    from tunesmith.models.decode import Sampling
+    from tunesmith.serving import generation
+
+    if (folder / "model").is_dir():
+        writer = generation.load(folder / "model")
+    else:
+        from tunesmith.models.about import Writing
+        from tunesmith.tokens import chat as chats
+
+        base, chat = catalog.resolve(catalog.ModelSettings(base=str(folder))), chats.load(folder)
+        end = base.config.get("eos_token_id")
+        ends = end if isinstance(end, list) else [] if end is None else [end]
+        writer = generation.of_base(base, Writing(chat.template, dict(chat.tokens), ends), base.max_tokens)
+    sampling = Sampling(max_new_tokens=WRITER_TOKENS)
+    return lambda prompts: [one.text for one in writer.answer([[{"role": "user", "content": prompt}] for prompt in prompts], sampling)]

@@ -14,7 +14,7 @@ from tunesmith.stages import Context, content
 def stage(context: Context, kin: list[runs.Run]) -> None:
     """Write the report, or leave the one that is there."""
     run = context.run
-    made = {name: run.output_hash(name) for name in ("prepare", "train", "evaluate")}
+    made = {name: run.output_hash(name) for name in ("prepare", "inspect", "train", "evaluate")}
     decides = {**made, "gate": content(context.recipe)["gate"], "name": run.name, "version": version("tunesmith")}
     run.stage("report", sha256_json(decides), ["report.html", "MODEL_CARD.md"], lambda: _work(context), [])
 
@@ -27,6 +27,7 @@ def _work(context: Context) -> None:
         run=run.state,
         recipe=recipes.dump(context.recipe),
         card=read_json(run.folder / "data" / "card.json") | {"tokens": run.state.get("tokens")},
+        inspection=read_json(run.folder / "data" / "inspection.json"),
         evaluation=runs.evaluation_of(run),
         events=run.events("step", "valid", "skipped"),
         base={"name": base.name, "sha256": base.sha256, "licence": base.licence, "languages": list(base.languages)},

@@ -1,0 +1,494 @@
+"""The first pass: files -> checked and mended rows in one staged file, and a few numbers of each in the ledger.
+
+A row's way: record -> row (or why it is bad) -> cleaned -> wanted (or not) -> personal data hidden -> staged. Each step after the first works on a
+batch; what it drops or changes is counted by reason and stands in rejected.jsonl.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from tunesmith.data import clean, dialogues, labelled, ledger, privacy, rows, split, texts
+from tunesmith.data.layouts import Layout, layout
+from tunesmith.data.ledger import PACKED, SIDES, UNTIMED, Ledger
+from tunesmith.data.parts import Part
+from tunesmith.data.sources import DOCUMENTS, BadRow, ending
+from tunesmith.data.streams import HEAD_RECORDS, Stream
+from tunesmith.data.texts import Row, Wrong
+from tunesmith.data.validate import BROKEN, MOST_SHOWN, DataSettings, common, stop_for
+from tunesmith.errors import Problems, UserError, nearest, some
+from tunesmith.files import sha256_bytes
+
+if TYPE_CHECKING:
+    from tunesmith.data.near import Signatures
+
+BATCH_ROWS = rows.GROUP_ROWS
+BATCH_CHARACTERS = 4 << 20
+"""A batch of staged rows is closed early beyond this, so that long documents stay bounded too."""
+TELL_SECONDS = 0.5
+"""Progress is told at most this often."""
+RECURRING_ROWS = 20_000
+"""The first training rows, by which lines that recur are told."""
+
+NOT_SHARED: dict[str, Any] = {"id": None, "together": None, "time": None, "attributes": []}
+"""What every kind of row has, for rows that are only measured."""
+
+Progress = Callable[[int, int], None]
+
+
+class Teller:
+    """Tells how many bytes are done; the second pass counts as a quarter of the files."""
+
+    def __init__(self, parts: Mapping[str, Sequence[Part]], progress: Progress | None) -> None:
+        self._progress, self._told = progress, time.monotonic()
+        self._before = 0
+        self.read = sum(part.path.stat().st_size for one in parts.values() for part in one if part.path.is_file())
+        self.of = self.read + self.read // 4
+
+    def reading(self, at: int) -> None:
+        """So many bytes of the present file are read."""
+        self._tell(self._before + at)
+
+    def finished(self, size: int) -> None:
+        """The present file is read."""
+        self._before += size
+
+    def writing(self, share: float) -> None:
+        """This share of the staged rows is written."""
+        self._tell(self.read + int((self.of - self.read) * share))
+
+    def _tell(self, done: int) -> None:
+        if self._progress and time.monotonic() - self._told >= TELL_SECONDS:
+            self._told = time.monotonic()
+            self._progress(min(done, self.of), self.of)
+
+    def end(self) -> None:
+        """All is done."""
+        if self._progress:
+            self._progress(self.of, self.of)
+
+
+class _Pending(NamedTuple):
+    """A row on its way: its line, the row, the columns that every kind has, and whether its id is the user's."""
+
+    line: int
+    row: Row
+    shared: dict[str, Any]
+    named: bool = True
+
+
+class FirstPass:
+    """Reads, checks, mends and stages the rows of one file after another; a context in which its files are open.
+
+    Attributes: book (facts of the staged rows), shares (of valid and test), rejected (bad rows by reason), shown (the first of them), notes,
+    columns (of train), staged, changed (texts changed, by step), personal (findings by kind), corrections (by id) and those that were
+    corrected, labels (of rows to be divided: name -> how often, and the index of the first).
+    """
+
+    def __init__(
+        self,
+        settings: DataSettings,
+        kind: str,
+        work: Path,
+        tell: Teller,
+        notes: list[str],
+        named: privacy.Named | None = None,
+        corrections: Mapping[str, tuple[str, ...] | None] | None = None,
+    ) -> None:
+        self.settings, self.kind, self.work, self.tell, self.notes = settings, kind, work, tell, notes
+        self.book, self.staged = Ledger(work), work / "staged.arrow"
+        self.parts: list[Part] = []
+        self.rejected: Counter[str] = Counter()
+        self.shown: list[BadRow] = []
+        self.columns: dict[str, str] = {}
+        self.changed: Counter[str] = Counter()
+        self.personal: Counter[str] = Counter()
+        self.labels: dict[str, list[int]] = {}
+        self.corrected: dict[str, tuple[str, ...] | None] = {}
+        self.given: set[str] = set()
+        self.signatures: Signatures | None = None
+        self.corrections, self._named = corrections or {}, named
+        self.shares = {side: value if isinstance(value, float) else 0.0 for side, value in (("valid", settings.valid), ("test", settings.test))}
+        self._schema, self._stack = rows.KINDS[kind], ExitStack()
+        self._key = privacy.key_of(settings.privacy) if settings.privacy.action else b""
+        self._lines: frozenset[str] = frozenset()
+        self._cleans = settings.clean != clean.CleanSettings()
+        self._pending: list[_Pending] = []
+        self._starts: list[int] = []
+        self._answers: dict[int, str] = {}
+        self._characters = 0
+        self._input, self._side, self._source = 0, "train", ""
+
+    def __enter__(self) -> FirstPass:
+        if self.settings.duplicates.near is not None:
+            from tunesmith.data.near import Signatures
+
+            self.signatures = Signatures(self.work, self.settings.duplicates.near)
+        self._bad: BinaryIO = self._stack.enter_context(open(self.work / "rejected.jsonl", "wb"))
+        file = self._stack.enter_context(pa.OSFile(str(self.staged), "wb"))
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        self._rows = self._stack.enter_context(pa.ipc.new_file(file, self._schema, options=options))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def read(self, index: int, side: str, parts: Sequence[Part]) -> None:
+        """Stage the rows of one side's files.
+
+        Args:
+            index: of the side among those with files; 0 is what is to be divided.
+            side: of the rows otherwise.
+            parts: the files.
+        """
+        self._input, self._side = index, side
+        if side == "train" and self.settings.clean.boilerplate is True:
+            self._lines = clean.boilerplate(list(islice(self._sample(parts), RECURRING_ROWS)), self.settings.clean)
+        for part in parts:
+            self.parts.append(part)
+            self._source = part.name
+            stream = Stream(part.path, part.name)
+            make = self._maker(stream, side)
+            for line, value in stream:
+                if isinstance(value, BadRow):
+                    self.reject(value)
+                else:
+                    row = make(value)
+                    shared = common(value, self.settings) if side != "out_of_scope" else NOT_SHARED
+                    if isinstance(row, Row) and isinstance(shared, dict):
+                        self._add(line, row, shared)
+                    else:
+                        reason, what, remedy = row if not isinstance(row, Row) else shared
+                        self.reject(BadRow(part.name, line, reason, what, remedy, value))
+                self.tell.reading(stream.at)
+            self._flush()
+            self.notes += [text for text in stream.notes if text not in self.notes]
+            self.tell.finished(stream.at)
+            _check_seen(self.settings, stream, side)
+
+    def _maker(self, stream: Stream, side: str) -> Callable[[dict[str, Any]], Row | Wrong]:
+        found = self._layout(stream, side)
+        return labelled.reader(found, self.settings) if found.kind == "labelled" else dialogues.reader(found, self.settings)
+
+    def _sample(self, parts: Sequence[Part]) -> Iterator[str]:
+        """The texts of rows from the beginning of the files, a row's as one."""
+        notes = list(self.notes)
+        for part in parts:
+            stream = Stream(part.path, part.name)
+            make = self._maker(stream, "train")
+            for _, value in stream:
+                row = make(value) if isinstance(value, dict) else value
+                if isinstance(row, Row):
+                    yield "\n".join(texts.of(row.values, self.kind))
+        self.notes[:] = notes
+
+    def _layout(self, stream: Stream, side: str) -> Layout:
+        """The layout of a file, by its first records."""
+        if ending(stream.path)[0] in DOCUMENTS:  # each would be parsed twice, and has one column
+            stream.columns = {"text": None}
+            return self._found(stream, side, [])
+        records, bad, count = [], [], 0
+        for number, (_, value) in enumerate(stream):
+            if isinstance(value, dict):
+                records.append(value)
+            else:
+                count += 1
+                bad += [value] if count <= MOST_SHOWN else []
+            if records and number >= HEAD_RECORDS:
+                break
+        if not records:
+            raise stop_for(bad, None, count)
+        return self._found(stream, side, records)
+
+    def _found(self, stream: Stream, side: str, records: list[dict[str, Any]]) -> Layout:
+        settings, kind = self.settings, self.kind
+        if side == "out_of_scope":
+            settings, kind = settings.model_copy(update={"text": self.columns.get("text")}), "outside"
+        found, said = layout(settings, kind, stream.path, stream.columns, records)
+        if ending(stream.path)[0] not in (".jsonl", ".ndjson", ".json") and kind != "outside":
+            _check_seen(self.settings, stream, side)
+        self.notes += [text for text in (*stream.notes, *said) if text not in self.notes]
+        if side == "train" and not self.columns:
+            self.columns = found.columns()
+        return found
+
+    def reject(self, bad: BadRow) -> None:
+        """Leave a row out."""
+        self.rejected[bad.reason] += 1
+        hidden = self.hidden(bad)
+        self._bad.write(rejected_line(hidden))
+        if len(self.shown) < MOST_SHOWN:
+            self.shown.append(hidden)
+
+    def hidden(self, bad: BadRow) -> BadRow:
+        """The same without the personal data that the recipe says shall go."""
+        if self.settings.privacy.action in (None, "report"):
+            return bad
+        what, row = (privacy.hide_in(value, self.settings.privacy, self._key) for value in (bad.what, bad.row))
+        return BadRow(bad.source, bad.line, bad.reason, what, bad.remedy, row)
+
+    def _add(self, line: int, row: Row, shared: dict[str, Any]) -> None:
+        try:
+            row.key.encode()
+        except UnicodeEncodeError:
+            what = "a text holds half of a surrogate pair"
+            self.reject(BadRow(self._source, line, BROKEN[0], what, BROKEN[2], row=row.values))
+            return
+        self._pending.append(_Pending(line, row, shared))
+        self._characters += row.prompt_characters + row.answer_characters
+        if len(self._pending) == BATCH_ROWS or self._characters > BATCH_CHARACTERS:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Mend and stage what is pending."""
+        pending, self._pending, self._characters = self._pending, [], 0
+        if self._cleans:
+            pending = self._cleaned(pending)
+        pending = self._identified(pending)
+        values = [one.row.values | one.shared for one in pending]
+        kept = self._unseen(pending, values) if self.settings.privacy.action else list(range(len(pending)))
+        if not kept:
+            return
+        names = [field.name for field in self._schema if field.name not in ("origin", "weight")]
+        columns: dict[str, list[Any]] = {name: [values[at].get(name) for at in kept] for name in names}
+        columns |= {"source": [self._source] * len(kept), "line": [pending[at].line for at in kept]}
+        facts = b"".join(self._facts(pending[at], self.book.rows + index) for index, at in enumerate(kept))
+        (batch,) = rows.table(columns, self._schema).combine_chunks().to_batches()
+        self._rows.write_batch(batch)
+        self._starts.append(self.book.rows)
+        self.book.append(facts)
+        if self.signatures is not None:
+            self.signatures.append(["\n".join(texts.of(values[at], self.kind)) for at in kept])
+
+    def _identified(self, pending: list[_Pending]) -> list[_Pending]:
+        """The rows with an id each, and with the labels that a person has corrected; those that he dropped are left out."""
+        out = []
+        for one in pending:
+            row, name = one.row, one.shared["id"]
+            if name is None:
+                name = hashlib.sha256(row.key.encode()).hexdigest()[:16]
+                if self.kind == "labelled":
+                    content = "\x1f".join([row.values["text"], row.values["text_pair"] or "", *row.values["labels"]])
+                    name = sha256_bytes(content.encode())[:16]
+            if self.corrections:
+                self.given.update(row.values["labels"])
+            if name in self.corrections and not self._input:
+                better = self.corrected[name] = self.corrections[name]
+                if better is None:
+                    self.reject(BadRow(self._source, one.line, "dropped by hand", "data.corrections says drop", "nothing to do", row.values))
+                    continue
+                row = labelled.row(row.values["text"], row.values["text_pair"], sorted(better))
+            out.append(one._replace(row=row, named=one.shared["id"] is not None, shared=one.shared | {"id": name}))
+        return out
+
+    def _cleaned(self, pending: list[_Pending]) -> list[_Pending]:
+        """The rows that are wanted, with cleaned texts."""
+        settings = self.settings.clean
+        before = [texts.of(one.row.values, self.kind) for one in pending]
+        flat = clean.clean([text for one in before for text in one], settings, self._lines)
+        self.changed += flat.counts
+        rest = iter(flat.texts)
+        after = [[next(rest) for _ in one] for one in before]
+        reasons = clean.unwanted(["\n".join(one) for one in after], settings)
+        out = []
+        for one, old, new, reason in zip(pending, before, after, reasons, strict=True):
+            row: Row | Wrong = one.row
+            if new != old:
+                row = remade(self.kind, texts.put(one.row.values, self.kind, new)) if all(text.strip() for text in new) else NOTHING_LEFT
+            wrong = row if not isinstance(row, Row) else reason
+            if wrong is not None:
+                self.reject(BadRow(self._source, one.line, *wrong, row=one.row.values))
+                continue
+            if new != old:
+                self._bad.write(rejected_line(self.hidden(BadRow(self._source, one.line, "cleaned", "its texts before cleaning", "", old)), kept=True))
+            assert isinstance(row, Row)
+            out.append(one._replace(row=row))
+        return out
+
+    def _unseen(self, pending: list[_Pending], values: list[dict[str, Any]]) -> list[int]:
+        """Hide personal data in the values, in place; the indices of the rows that stay."""
+        settings = self.settings.privacy
+        before = [texts.of(one.row.values, self.kind) for one in pending]
+        flat = privacy.hide([text for one in before for text in one], settings, self._key, self._named)
+        rest = iter(zip(flat.texts, flat.found, strict=True))
+        names = settings.model_copy(update={"action": "pseudonymise"})  # ids and groups stay told apart
+        kept = []
+        for at, (one, old) in enumerate(zip(pending, before, strict=True)):
+            new = [next(rest) for _ in old]
+            found: Counter[str] = Counter()
+            for _, counts in new:
+                found.update(counts)
+            self.personal += found
+            if found:
+                self.personal["rows"] += 1
+            if found and settings.action == "drop":
+                what = "personal data: " + ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+                self.reject(BadRow(self._source, one.line, "personal data", what, "nothing to do: the recipe says drop", one.row.values))
+                continue
+            kept.append(at)
+            if settings.action == "report":
+                continue
+            if found:
+                values[at] = texts.put(values[at], self.kind, [text for text, _ in new])
+                if not one.named:  # a plain hash of a text could be guessed back to what was hidden in it
+                    values[at]["id"] = hashlib.blake2b(one.row.key.encode(), digest_size=8, key=self._key[:64]).hexdigest()
+            for name in ("id", "together", "time", "attributes"):
+                if name != "id" or one.named:
+                    values[at][name] = privacy.hide_in(values[at][name], names, self._key)
+        return kept
+
+    def _facts(self, one: _Pending, index: int) -> bytes:
+        row, group, name = one.row, one.shared["together"], one.shared["id"] if one.named else None
+        digest = hashlib.sha256(row.key.encode()).digest()
+        side = self._side
+        if not self._input:
+            side = split.side(group if group is not None else row.key, self.shares["valid"], self.shares["test"], self.settings.split_seed)
+            if self.kind == "labelled":
+                self._answers[_hash(row.answer)] = "|".join(row.values["labels"])
+                for label in row.values["labels"]:
+                    self.labels.setdefault(label, [0, index])[0] += 1
+        ends = (row.prompt_characters, row.answer_characters, row.turns, row.flags, len(self.parts) - 1, moment(one.shared["time"]))
+        hashes = (_hash(row.prompt), _hash(row.answer), _hash(group or ""), _hash(name or ""))
+        return PACKED.pack(digest[:16], *hashes, one.line, *ends, self._input, SIDES.index(side))
+
+    def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The staged rows, each batch with the index of its first row."""
+        start = 0
+        with pa.OSFile(str(self.staged), "rb") as file, pa.ipc.open_file(file) as reader:
+            for number in range(reader.num_record_batches):
+                batch = reader.get_batch(number)
+                yield start, batch
+                start += batch.num_rows
+
+    def texts_at(self, indices: ledger.Numbers) -> list[str]:
+        """The texts of some staged rows, by sorted index (M,); a row's as one."""
+        out: list[str] = []
+        with pa.OSFile(str(self.staged), "rb") as file, pa.ipc.open_file(file) as reader:
+            of = np.searchsorted(self._starts, indices, side="right") - 1
+            for number in np.unique(of):
+                at = indices[of == number] - self._starts[number]
+                out += self.texts_of(reader.get_batch(int(number)).take(pa.array(at, pa.int64())))
+        return out
+
+    def vectors(self, make: Callable[[Sequence[str]], ledger.Numbers]) -> ledger.Numbers:
+        """Vectors of all staged rows, on disk: float32 (N, D)."""
+        file: Any = None
+        for start, batch in self.batches():
+            found = np.asarray(make(self.texts_of(batch)), np.float32)
+            if file is None:
+                file = np.lib.format.open_memmap(self.work / "vectors.npy", "w+", np.float32, (self.book.rows, found.shape[1]))
+            file[start : start + len(found)] = found
+            self.tell.writing(0)
+        return np.asarray(file)
+
+    def texts_of(self, batch: pa.RecordBatch) -> list[str]:
+        """The texts of staged rows, a row's as one."""
+        found = batch.select(list(texts.COLUMNS[self.kind])).to_pylist()
+        return ["\n".join(texts.of(values, self.kind)) for values in found]
+
+    def sampled(self, batch: pa.RecordBatch) -> list[dict[str, Any]]:
+        """The columns with texts of some staged rows."""
+        found: list[dict[str, Any]] = batch.select(list(texts.COLUMNS[self.kind])).to_pylist()
+        return found
+
+    def left_out(self, start: int, batch: pa.RecordBatch, mask: ledger.Numbers) -> Iterator[BadRow]:
+        """Why rows of a batch were dropped, those of a mask."""
+        at = np.flatnonzero(mask)
+        picked = batch.select([*texts.COLUMNS[self.kind], *(["labels"] if self.kind == "labelled" else [])]).take(pa.array(at, pa.int64())).to_pylist()
+        shared = batch.select(["id", "source", "line", "together"]).take(pa.array(at, pa.int64())).to_pylist()
+        sides = self.book.look("side", at + start)
+        firsts, alike = np.asarray(self.book.first()[at + start]) - 1, np.asarray(self.book.alike()[at + start])
+        lines, parts, answers = (self.book.look(name, np.maximum(firsts, 0)) for name in ("line", "part", "answer"))
+        for index, values, row, side, line, part, answer, share in zip(at, picked, shared, sides, lines, parts, answers, alike, strict=True):
+            reason, what, remedy = REASONS[int(self.book.verdict[start + index])]
+            other = self.parts[int(part)].name
+            place = f"line {line}" + (f" of {other}" if other != row["source"] else "")
+            names = {"side": SIDES[side], "first": place, "id": row["id"], "together": row["together"]}
+            names["label"] = next((label for label in values.get("labels") or () if self.labels[label][0] == 1), "")
+            names["other"] = self._answers.get(int(answer), "")
+            names["alike"] = f"{share:.0%}"
+            given = {name: value for name, value in values.items() if value is not None}
+            yield self.hidden(BadRow(row["source"], row["line"], reason, what.format(**names), remedy.format(**names), given))
+
+
+NOTHING_LEFT = ("nothing left", "cleaning leaves a text of this row blank", "keep it as it is with fewer steps in data.clean")
+REASONS = (
+    ("", "", ""),
+    ("duplicate", "equal to {first}", "nothing to do: the first is kept"),
+    ("in test too", "this {side} row's text is also in test", "nothing to do: it left {side}"),
+    ("in valid too", "this {side} row's text is also in valid", "nothing to do: it left {side}"),
+    ("its group is in test", "this {side} row has the together value `{together}`, which is also in test", "nothing to do: it left {side}"),
+    ("its group is in valid", "this {side} row has the together value `{together}`, which is also in valid", "nothing to do: it left {side}"),
+    ("repeated id", "id `{id}` was used before, at {first}", "ids must be unique; correct one"),
+    ("label with one row", "label `{label}` has one row; each label needs at least 2", "correct the label, add rows, or set data.on_bad_row: reject"),
+    ("conflicting labels", "the same text is also labelled `{other}`", "decide on one label for this text"),
+    ("near-duplicate", "{alike} alike {first}", "nothing to do: that one is kept; set data.duplicates.near: null to keep both"),
+    ("twin in test", "this {side} row is {alike} alike the test row at {first}", "nothing to do: it left {side}"),
+    ("twin in valid", "this {side} row is {alike} alike the validation row at {first}", "nothing to do: it left {side}"),
+    ("thinned", "left out by the weight of its source or the balance of the labels", "nothing to do: the recipe asks for it"),
+)
+"""By the ledger's verdict: the reason, what was found, the remedy."""
+
+
+def remade(kind: str, values: Mapping[str, Any]) -> Row | Wrong:
+    """A row anew from its columns, whose texts have changed."""
+    if kind == "labelled":
+        return labelled.row(values["text"], values["text_pair"], values["labels"])
+    return dialogues.again(kind, values)
+
+
+def rejected_line(bad: BadRow, kept: bool = False) -> bytes:
+    """A row left out as a line of rejected.jsonl; `kept`: it is not left out, this is how it was."""
+    value = {"file": bad.source, "line": bad.line, "reason": bad.reason, "what": bad.what, "remedy": bad.remedy, "row": bad.row}
+    if kept:
+        value["kept"] = True
+    return (json.dumps(value, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace")
+
+
+def moment(when: str | None) -> int:
+    """A time as milliseconds since 1970, UTC where it names no zone; UNTIMED for what is none.
+
+    Args:
+        when: ISO 8601, or seconds since 1970.
+    """
+    if when is None:
+        return UNTIMED
+    try:
+        return int(float(when) * 1000)
+    except (ValueError, OverflowError):
+        pass
+    try:
+        found = datetime.fromisoformat(when)
+    except ValueError:
+        return UNTIMED
+    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _hash(text: str) -> int:
+    """64 bits that are never 0; 0 for no text."""
+    return (int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1) if text else 0
+
+
+def _check_seen(settings: DataSettings, stream: Stream, side: str) -> None:
+    """Columns that a row may lack must occur at least once, or their names are mistakes."""
+    if side == "out_of_scope" or ending(stream.path)[0] in DOCUMENTS:
+        return
+    errors = []
+    for key, name in [("time", settings.time), *((f"attributes.{name}", name) for name in settings.attributes)]:
+        if name is not None and name not in stream.columns:
+            what = f"no column `{name}`{nearest(name, stream.columns)}"
+            errors.append(UserError(what, f"{stream.path.name}:1", f"the columns are {some(stream.columns)}; set data.{key} to one of them"))
+    if errors:
+        raise Problems(errors)

@@ -1,0 +1,81 @@
+"""What every kind of row has: texts that can be read and put back, and what tells two rows apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tunesmith.data.sources import json_type
+
+Wrong = tuple[str, str, str]
+"""A short reason to count by, what was found, the remedy."""
+
+
+class Row(NamedTuple):
+    """A row and what is counted of it.
+
+    Attributes: values (the columns), key (what makes it equal to another), prompt and answer (the first question and the last answer, white
+    space evened out; the labels are the answer of a labelled row), prompt_characters, answer_characters, turns (messages but the system's), flags.
+    """
+
+    values: dict[str, Any]
+    key: str
+    prompt: str
+    answer: str
+    prompt_characters: int
+    answer_characters: int
+    turns: int
+    flags: int
+
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "labelled": ("text", "text_pair"),
+    "dialogue": ("messages",),
+    "completion": ("prompt", "completion"),
+    "document": ("text",),
+    "preference": ("messages", "chosen", "rejected"),
+    "prompt": ("messages",),
+}
+"""The columns that hold a kind's texts, in the order in which they are read."""
+
+
+def even(text: str) -> str:
+    """A text with each run of white space as one space."""
+    return " ".join(text.split())
+
+
+def of(values: Mapping[str, Any], kind: str) -> list[str]:
+    """A row's texts in order: those of its columns, and of its messages one by one."""
+    out: list[str] = []
+    for column in COLUMNS[kind]:
+        value = values[column]
+        if column == "messages":
+            out += [message["content"] for message in value]
+        elif value is not None:
+            out.append(value)
+    return out
+
+
+def put(values: Mapping[str, Any], kind: str, texts: Sequence[str]) -> dict[str, Any]:
+    """The row's columns with other texts, as many as `of` gave."""
+    rest = iter(texts)
+    out = dict(values)
+    for column in COLUMNS[kind]:
+        if column == "messages":
+            out[column] = [{"role": message["role"], "content": next(rest)} for message in values[column]]
+        elif values[column] is not None:
+            out[column] = next(rest)
+    return out
+
+
+def text_in(record: dict[str, Any], column: str, what: str) -> str | Wrong:
+    """A text that must be there; `what` names it in messages (text, prompt, completion)."""
+    value = record.get(column)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        state = "missing" if column not in record else "blank"
+        remedy = "fill it in or delete the row"
+        return f"no {what}", f"the {what} in column `{column}` is {state}", remedy
+    if not isinstance(value, str):
+        remedy = "map it as data.messages" if isinstance(value, list) and what != "text" else "write it in quotes"
+        return f"{what} of another type", f"column `{column}` holds {json_type(value)}, expected text", remedy
+    return value

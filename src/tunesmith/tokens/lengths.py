@@ -1,0 +1,227 @@
+"""How long the rows are in tokens: what a limit cuts, which limit would do, and what padding costs.
+
+Everything but the answers is worked out from (length, how many rows have it), so ten million rows cost one sort.
+
+Shapes: N rows, V different lengths in ascending order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith.errors import counted
+from tunesmith.sections import Bars, Block, Lines, Series, Table, Words
+from tunesmith.tokens.encode import WINDOW_OVERLAP, Truncation
+
+Integers = npt.NDArray[np.int64]
+How = Truncation | Literal["pieces"]
+"""What becomes of a row beyond the limit; `pieces`: it is divided into sequences that lose nothing, as documents are."""
+
+KEEP = 0.99
+"""A recommended limit keeps this share of the tokens and leaves this share of the answers whole. A convention of ours."""
+SMALLEST = 64
+"""The first limit that is considered; each next one is twice as long, so that few shapes come up. A convention of ours."""
+PERCENTS = (5, 25, 50, 75, 90, 95, 99)
+MOST_POINTS = 200
+"""Points of the curve of lengths that are kept for drawing."""
+
+
+def report(
+    lengths_N: npt.NDArray[Any],
+    limit: int,
+    truncation: How = "head",
+    answers_N: npt.NDArray[Any] | None = None,
+    longest: int | None = None,
+    special: int = 0,
+    batch_rows: int = 32,
+) -> dict[str, Any]:
+    """Describe the lengths of rows as they are before anything is cut.
+
+    Args:
+        lengths_N: tokens of each row, special ones included. At least one row.
+        limit: most tokens of a sequence.
+        truncation: what is kept of a longer row.
+        answers_N: tokens of each row's last answer, with which the row ends (so the figures of a dialogue are those of its last answer); 0
+            where there is none. None: rows without answers.
+        longest: most tokens that the base can read; None where it has no end.
+        special: tokens of `lengths_N` that every window repeats, such as [CLS] and [SEP].
+        batch_rows: rows of the padded batches that are compared.
+
+    Returns:
+        Plain data. `rows`, `total` (tokens before cutting), `p5` ... `p99`, `most`; `limit`, `truncation`, `cut_rows`, `cut_tokens`,
+        `windows` (sequences more than rows), `answers_cut`, `answers_lost` (of rows with answers: a part, or all of it is beyond the limit);
+        `limits` (what other limits lose), `recommended`, `padding`, `curve` (share of rows not longer than), `said`.
+    """
+    assert len(lengths_N)
+    values_V, counts_V = (np.asarray(one, np.int64) for one in np.unique(lengths_N, return_counts=True))
+    pairs = None if answers_N is None else _pairs(lengths_N, answers_N)
+    below_V = np.cumsum(counts_V)
+    rows, total, most = int(below_V[-1]), int((values_V * counts_V).sum()), int(values_V[-1])
+    report: dict[str, Any] = {"rows": rows, "total": total, "limit": limit, "truncation": truncation}
+    # The smallest length that at least this share of the rows is not longer than: a length that occurs (numpy's "inverted_cdf").
+    report |= {f"p{q}": int(values_V[np.searchsorted(below_V, int(np.ceil(rows * q / 100)))]) for q in PERCENTS} | {"most": most}
+    losing = truncation if truncation == "tail" else "head"
+
+    def lost(at: int) -> dict[str, Any]:
+        return {"limit": at} | _cut(values_V, counts_V, at) | ({} if pairs is None else _answers(*pairs, at, losing))
+
+    whole = truncation in ("windows", "pieces")
+    here = lost(limit)
+    report |= here if not whole else {"cut_rows": 0, "cut_tokens": 0}
+    report["windows"] = _more(values_V, counts_V, limit, truncation, special) if whole else 0
+    report["limits"] = [lost(at) for at in ladder(most, longest)]
+    answered = 0 if pairs is None else int(pairs[2][pairs[1] > 0].sum())
+    report["recommended"] = _recommended(report["limits"], rows, total, longest, answered)
+    report["padding"] = padding(values_V, counts_V, limit, batch_rows)
+    thin = np.unique(np.linspace(0, len(values_V) - 1, MOST_POINTS).astype(int))
+    report["curve"] = [[int(values_V[at]), round(float(below_V[at] / rows), 5)] for at in thin]
+    report["said"] = _said(report)
+    return report
+
+
+def ladder(most: int, longest: int | None) -> list[int]:
+    """Limits to be considered: 64, 128, 256 ... until the longest row fits or the base reads no more."""
+    end = most if longest is None else min(most, longest)
+    limits = [SMALLEST]
+    while limits[-1] < end:
+        limits.append(limits[-1] * 2)
+    return limits if longest is None else sorted({min(one, longest) for one in limits})
+
+
+def _cut(values_V: Integers, counts_V: Integers, limit: int) -> dict[str, int]:
+    over_V = np.maximum(values_V - limit, 0)
+    return {"cut_rows": int(counts_V[over_V > 0].sum()), "cut_tokens": int((over_V * counts_V).sum())}
+
+
+def _pairs(lengths_N: npt.NDArray[Any], answers_N: npt.NDArray[Any]) -> tuple[Integers, Integers, Integers]:
+    """The different pairs of a length and its answer's, and how many rows have each."""
+    assert len(lengths_N) == len(answers_N) and (answers_N <= lengths_N).all()
+    keys, counts = np.unique(lengths_N.astype(np.int64) << 32 | answers_N.astype(np.int64), return_counts=True)
+    return keys >> 32, keys & 0xFFFFFFFF, counts
+
+
+def _answers(lengths: Integers, answers: Integers, counts: Integers, limit: int, truncation: str) -> dict[str, int]:
+    """Rows whose last answer loses a part, and all of it."""
+    kept = np.minimum(answers, limit) if truncation == "tail" else np.clip(limit - (lengths - answers), 0, answers)
+    lost = (kept == 0) & (answers > 0)
+    return {"answers_cut": int(counts[(kept < answers) & ~lost].sum()), "answers_lost": int(counts[lost].sum())}
+
+
+def _more(values_V: Integers, counts_V: Integers, limit: int, truncation: How, special: int) -> int:
+    """Sequences more than rows, when longer rows become several (`encode._pieces` and `text.documents` make them)."""
+    if truncation == "pieces":  # neighbours share one token
+        return int(((np.maximum(values_V - 2, 0) // max(1, limit - 1)) * counts_V).sum())
+    room = limit - special
+    over_V = np.maximum(values_V - limit, 0)
+    return int((-(-over_V // max(1, int(room * (1 - WINDOW_OVERLAP)))) * counts_V).sum())
+
+
+def _recommended(limits: list[dict[str, Any]], rows: int, total: int, longest: int | None, answered: int) -> dict[str, Any]:
+    """The smallest limit that keeps KEEP of the tokens and of the answers, and why."""
+
+    def kept(one: Mapping[str, Any]) -> tuple[float, float]:
+        hurt = one.get("answers_cut", 0) + one.get("answers_lost", 0)
+        return 1 - one["cut_tokens"] / max(1, total), 1 - hurt / max(1, answered)
+
+    best = next((one for one in limits if min(kept(one)) >= KEEP), limits[-1])
+    tokens, answers = kept(best)
+    also = f" and leaves {_percent(answers)} of the answers whole" if answered else ""
+    if min(tokens, answers) >= KEEP:
+        why = f"{best['limit']} is the smallest of {', '.join(str(one['limit']) for one in limits)} that keeps {KEEP:.0%} of the tokens"
+        why = f"{why}{' and of the answers' if answered else ''}: it keeps {_percent(tokens)}{also}"
+    else:
+        why = f"the base reads {longest} tokens at most, which keeps {_percent(tokens)} of them{also}: divide long rows, or take a base that reads more"
+    return {"limit": best["limit"], "tokens_kept": tokens, "answers_whole": answers if answered else None, "rows_cut": best["cut_rows"] / rows, "reason": why}
+
+
+def padding(values_V: Integers, counts_V: Integers, limit: int, batch_rows: int) -> dict[str, Any]:
+    """What padded batches cost: rows cut to the limit, in random order, sorted by length, and packed without padding.
+
+    Args:
+        values_V, counts_V: the different lengths, ascending, and how many rows have each.
+        limit: most tokens of a row.
+        batch_rows: rows of a batch.
+
+    Returns:
+        `tokens` that are not padding; `random`, `sorted` and `packed`, each with `padding` (tokens) and `share` (of the padded batch).
+        `random` is the expectation over all orders: the longest of b rows of N is at most v with the chance C(n, b) / C(N, b) where n rows are.
+    """
+    cut_V = np.minimum(values_V, limit)
+    below_V = np.cumsum(counts_V)
+    rows, tokens = int(below_V[-1]), int((cut_V * counts_V).sum())
+
+    def widest(size: int) -> float:
+        chance_V = np.ones(len(below_V))
+        for index in range(size):
+            chance_V *= np.maximum(below_V - index, 0) / (rows - index)
+        return float((cut_V * np.diff(chance_V, prepend=0)).sum())
+
+    rest = rows % batch_rows
+    random = (rows - rest) * (widest(batch_rows) if rows >= batch_rows else 0.0) + (rest * widest(rest) if rest else 0.0)
+    ends = np.minimum(np.arange(batch_rows, rows + batch_rows, batch_rows), rows)
+    in_order = int((np.diff(ends, prepend=0) * cut_V[np.searchsorted(below_V, ends)]).sum())
+    padded = {"random": random, "sorted": in_order, "packed": tokens}
+    return {"batch_rows": batch_rows, "tokens": tokens} | {
+        name: {"padding": round(size - tokens), "share": max(0.0, (size - tokens) / max(1, size))} for name, size in padded.items()
+    }
+
+
+def _percent(share: float) -> str:
+    """A share that is rounded neither to nothing nor to all: 0.03 % and 99.97 % stay what they are."""
+    if share in (0, 1):
+        return f"{100 * share:.0f} %"
+    return f"{100 * share:.2g} %" if share < 0.01 else f"{100 * share:.1f} %" if share < 0.99 else f"{min(99.99, 100 * share):.2f} %"
+
+
+def _said(report: Mapping[str, Any]) -> str:
+    """The report in a few sentences."""
+    limit, rows = report["limit"], report["rows"]
+    lengths = f"Training rows have {report['p50']:,} tokens at the median, {report['p95']:,} at the 95th percentile, {report['most']:,} at most"
+    best = report["recommended"]
+    if report["truncation"] in ("windows", "pieces"):
+        kind = "overlapping windows" if report["truncation"] == "windows" else "pieces"
+        said = f"{lengths}; rows longer than {limit:,} are read in {kind}, {report['windows']:,} more than there are rows; nothing is cut."
+    elif report["cut_rows"]:
+        part = {"tail": "at their beginnings", "head_tail": "in their middles"}.get(report["truncation"], "at their ends")
+        said = (
+            f"{lengths}. {counted(report['cut_rows'], 'row')} of {rows:,} ({_percent(report['cut_rows'] / rows)}) go beyond the limit of {limit:,} "
+            f"and lose {report['cut_tokens']:,} tokens ({_percent(report['cut_tokens'] / report['total'])}) {part}."
+        )
+        if "answers_cut" in report:
+            said += f" The last answer is cut in {report['answers_cut']:,} of them and lost in {report['answers_lost']:,}."
+    else:
+        said = f"{lengths}; the limit of {limit:,} cuts none."
+    if report["cut_rows"] and best["limit"] > limit:
+        said += f" Recommended: model.max_tokens: {best['limit']}, as {best['reason']}."
+    return said
+
+
+def blocks(report: Mapping[str, Any]) -> list[Block]:
+    """The report as blocks of a section."""
+    answers = "answers_cut" in report["limits"][0]
+    rows, total = report["rows"], max(1, report["total"])
+    head = ["limit", "rows cut", "rows cut, %", "tokens lost, %", *(["answers cut", "answers lost"] if answers else [])]
+    lines: list[list[str | float | int | None]] = []
+    for one in report["limits"]:
+        shares = [100 * one["cut_rows"] / rows, 100 * one["cut_tokens"] / total]
+        lines.append([one["limit"], one["cut_rows"], *shares, *([one["answers_cut"], one["answers_lost"]] if answers else [])])
+    waste = report["padding"]
+    names = {"random": "padded, in random order", "sorted": "padded, rows of like length together", "packed": "packed, without padding"}
+    limit, best, why = report["limit"], report["recommended"]["limit"], report["recommended"]["reason"]
+    marks = [(limit, f"limit {limit}, as recommended")] if limit == best else [(limit, f"limit {limit}"), (best, f"recommended {best}")]
+    curve = Series("rows", [x for x, _ in report["curve"]], [100 * y for _, y in report["curve"]])
+    lengths = [["tokens", *(report[f"p{q}"] for q in PERCENTS), report["most"]]]
+    hurt = report["cut_rows"] or report.get("answers_lost", 0)
+    return [
+        Words(report["said"], "warn" if hurt else "plain"),
+        Table(["", *(f"{q} %" for q in PERCENTS), "most"], lengths, "This share of the rows is not longer than"),
+        Lines([curve], "tokens", "rows not longer, %", "Lengths of the training rows", marks, log_x=True),
+        Table(head, lines, "What a limit would lose; the recommended one is stressed", 1, [one["limit"] for one in report["limits"]].index(best)),
+        *([] if why in report["said"] else [Words(f"Recommended limit: {why}.")]),
+        Bars([names[key] for key in names], [100 * waste[key]["share"] for key in names], "padding, % of what is computed",
+             caption=f"What batches of {waste['batch_rows']} rows waste on padding"),
+    ]  # fmt: skip

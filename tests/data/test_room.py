@@ -1,0 +1,364 @@
+"""The data room as a whole: what a recipe asks for is done, counted and said, for every kind of row, and nothing is lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import sqlite3
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tunesmith.data import prepare as room
+from tunesmith.data import rows
+from tunesmith.data.validate import DataSettings
+from tunesmith.errors import Problems, UserError
+
+Row = dict[str, Any]
+NOTHING = room.Handed()
+WORDS = [a + b for a in "ba de fi go hu ka le mi no pu ra se ti vo wu za".split() for b in "ran lop tik mes dun fal gor bix nev sut".split()]
+
+
+def sentence(seed: int, words: int = 12) -> str:
+    """Words drawn at random: no two sentences are near-duplicates."""
+    return " ".join(random.Random(seed).choices(WORDS, k=words))
+
+
+def labelled(count: int, start: int = 0) -> list[Row]:
+    return [{"text": sentence(start + i), "label": "xyz"[i % 3], "who": f"p{i // 2}", "when": f"2026-01-{1 + i % 28:02d}"} for i in range(count)]
+
+
+def write(path: Path, data: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in data), "utf-8")
+    return path
+
+
+def prepare(
+    folder: Path, data: list[Any] | None = None, kind: str = "labelled", handed: room.Handed = NOTHING, **more: Any
+) -> tuple[Row, dict[str, list[Row]], list[Row]]:
+    """The card, the rows by side, the lines of rejected.jsonl."""
+    if data is not None:
+        more = {"train": str(write(folder / "d.jsonl", data))} | more
+    card = room.prepare(DataSettings(**more), kind, folder / "out", handed=handed)
+    kept = {side: rows.read(folder / "out" / f"{side}.parquet").to_pylist() for side in card["rows"]}
+    return card, kept, [json.loads(line) for line in (folder / "out" / "rejected.jsonl").read_text("utf-8").splitlines()]
+
+
+def everything(folder: Path) -> bytes:
+    """All bytes that a preparation left, Parquet decoded."""
+    out = b"".join(path.read_bytes() for path in sorted(folder.rglob("*.json*")))
+    return out + "".join(str(rows.read(path).to_pylist()) for path in sorted(folder.glob("*.parquet"))).encode()
+
+
+# --- near-duplicates ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_test_rows_twin_leaves_train_and_is_reported(tmp_path: Path) -> None:
+    base = labelled(60)
+    test = write(tmp_path / "test.jsonl", [{**row, "text": row["text"] + "!"} for row in base[:5]] + [{**base[0], "text": base[0]["text"] + "?"}])
+    before = test.read_bytes()
+    card, _kept, left = prepare(tmp_path, base, test=str(test), valid="none")
+    assert card["rows"] == {"train": 55, "test": 6} and card["rejected"] == {"twin in test": 5} and test.read_bytes() == before
+    assert {one["line"] for one in left} == {1, 2, 3, 4, 5}
+    assert left[0]["what"].endswith("alike the test row at line 1 of test.jsonl") and left[0]["what"].startswith("this train row is 9")
+    assert any("1 row of your own valid and test files is nearly the same as another there" in text for text in card["warnings"])
+
+
+def test_near_duplicates_keep_the_first_and_can_be_kept(tmp_path: Path) -> None:
+    base = labelled(40)
+    data = [*base, {**base[3], "text": base[3]["text"].upper() + " ok"}]
+    _card, kept, left = prepare(tmp_path, data, test="none", valid="none")
+    assert (left[0]["line"], left[0]["reason"]) == (41, "near-duplicate") and left[0]["what"].endswith("alike line 4") and len(kept["train"]) == 40
+    assert prepare(tmp_path, data, test="none", valid="none", duplicates={"near": None})[0]["rejected"] == {}
+    assert prepare(tmp_path, data, test="none", valid="none", duplicates={"near": 0.99})[0]["rejected"] == {}
+
+
+@pytest.mark.parametrize("kind", ["dialogue", "completion", "document", "preference", "prompt"])
+def test_every_kind_of_row_is_cleaned_hidden_and_compared(tmp_path: Path, kind: str) -> None:
+    def row(seed: int, more: str = "") -> Row:
+        asked = [{"role": "user", "content": f"{sentence(seed)}{more}  "}]
+        return {
+            "dialogue": {"messages": [*asked, {"role": "assistant", "content": sentence(seed + 5000)}]},
+            "completion": {"prompt": asked[0]["content"], "completion": sentence(seed + 5000)},
+            "document": {"text": asked[0]["content"]},
+            "preference": {"messages": asked, "chosen": sentence(seed + 5000), "rejected": sentence(seed + 9000)},
+            "prompt": {"messages": asked},
+        }[kind]
+
+    data = [row(i, " ann@example.org" if i < 4 else "") for i in range(40)] + [row(7, " so")]
+    more: dict[str, Any] = {"rows": kind, "valid": "none", "test": "none", "clean": {"whitespace": True}, "privacy": {"action": "mask"}}
+    card, kept, left = prepare(tmp_path, data, kind, **more)
+    assert card["kind"] == kind and card["rows"] == {"train": 40} and card["rejected"] == {"near-duplicate": 1}
+    assert card["changed"] == {"whitespace": 41} and card["personal"] == {"email": 4, "rows": 4}
+    stored = everything(tmp_path / "out")
+    assert b"ann@example.org" not in stored and stored.count(b"[EMAIL]") >= 4
+    assert not any(
+        text.endswith(" ") for one in kept["train"] for text in ([m["content"] for m in one.get("messages", [])] or [one.get("text") or one["prompt"]])
+    )
+    assert sum(one.get("kept", False) for one in left) == 41  # as they were, without what was hidden
+
+
+# --- personal data --------------------------------------------------------------------------------------------------------------
+
+PERSON = ["ann@example.org", "DE89370400440532013000", "4111 1111 1111 1111", "+1 202-555-0156"]
+
+
+@pytest.mark.parametrize("action", ["mask", "pseudonymise", "drop"])
+def test_nothing_that_was_hidden_stays_in_clear(tmp_path: Path, action: str) -> None:
+    data = labelled(60)
+    for at, value in enumerate(PERSON):
+        data[at]["text"] += f" write to {value}"
+        data[at + 10]["who"] = data[at + 11]["who"] = "ann@example.org"  # a group is named by an address
+    data += [{"text": "", "label": "x", "who": PERSON[0], "when": ""}, {"text": 5, "label": f"ask {PERSON[1]}", "who": "p", "when": ""}]
+    path = write(tmp_path / "d.jsonl", data)
+    with open(path, "a") as file:
+        file.write(f'{{"text": "cut {PERSON[2]}"\n')
+    more: dict[str, Any] = {"train": str(path), "together": "who", "time": "when", "on_bad_row": "reject", "privacy": {"action": action}}
+    card, kept, _left = prepare(tmp_path, **more)
+    stored = everything(tmp_path / "out")
+    assert not [value for value in PERSON if value.encode() in stored]
+    assert card["personal"]["rows"] == 4 and sum(card["personal"].values()) == 8
+    count = sum(card["rows"].values())
+    assert (count, card["rejected"].get("personal data", 0)) == ((56, 4) if action == "drop" else (60, 0))
+    sides = [{one["together"] for one in kept[side]} for side in kept]
+    assert sum(map(len, sides)) == len(set().union(*sides))  # groups are still whole
+    with pytest.raises(Problems) as caught:
+        prepare(tmp_path, **(more | {"on_bad_row": "stop"}))
+    assert not [value for value in PERSON if value in str(caught.value)]
+
+
+def test_a_report_counts_and_leaves_the_texts(tmp_path: Path) -> None:
+    data = labelled(30)
+    data[0]["text"] += " ann@example.org"
+    card, _kept, _ = prepare(tmp_path, data, privacy={"action": "report"})
+    assert card["personal"] == {"email": 1, "rows": 1} and b"ann@example.org" in everything(tmp_path / "out")
+    assert card["warnings"][-1].startswith("1 row with personal data (1 email), left as they are")
+
+
+def test_with_a_key_the_marks_are_the_same_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = labelled(30)
+    data[0]["text"] += " ann@example.org"
+    monkeypatch.setenv("MARKS", "k" * 32)
+    more: dict[str, Any] = {"privacy": {"action": "pseudonymise", "key": "MARKS"}}
+    first, second = (prepare(tmp_path, data, **more)[1] for _ in range(2))
+    assert first == second
+    other = prepare(tmp_path, data, privacy={"action": "pseudonymise"})[1]
+    assert first != other and {r["line"]: s for s in first for r in first[s]} == {r["line"]: s for s in other for r in other[s]}  # sides do not move
+
+
+# --- cleaning -------------------------------------------------------------------------------------------------------------------
+
+
+def test_cleaning_is_counted_and_can_be_taken_back(tmp_path: Path) -> None:
+    data = labelled(40)
+    data[0]["text"] = f"<p>{data[0]['text']}</p>"
+    data[1]["text"] = data[1]["text"] + "  \n\n\n\n schÃ¶n"
+    data[2]["text"] = "<script>alert(1)</script><p></p>"
+    data[3]["text"] = "kurz"
+    card, kept, left = prepare(tmp_path, data, clean={"html": True, "unicode": True, "whitespace": True, "least_characters": 10}, valid="none", test="none")
+    found = {one["line"]: one["text"] for one in kept["train"]}
+    assert found[1] == data[0]["text"][3:-4] and found[2].endswith("\n\n schön") and {3, 4}.isdisjoint(found)
+    assert card["rejected"] == {"nothing left": 1, "too short": 1} and card["changed"]["html"] == 2 and card["changed"]["unicode"] == 1
+    assert {one["line"]: one["row"] for one in left if one.get("kept")} == {1: [data[0]["text"]], 2: [data[1]["text"]]}
+    assert sum(card["rows"].values()) + sum(card["rejected"].values()) == 40
+
+
+def test_equal_texts_are_found_after_cleaning(tmp_path: Path) -> None:
+    data = labelled(30)
+    data.append({**data[0], "text": f"<b>{data[0]['text']}</b>"})
+    assert prepare(tmp_path, data, clean={"html": True})[0]["rejected"] == {"duplicate": 1}
+
+
+def test_lines_that_recur_are_found_by_themselves(tmp_path: Path) -> None:
+    data = [{**row, "text": f"{row['text']}\nSent from my pocket telephone"} for row in labelled(40)]
+    card, kept, _ = prepare(tmp_path, data, clean={"boilerplate": True})
+    assert card["changed"] == {"boilerplate": 40} and "pocket" not in str(kept)
+
+
+# --- division -------------------------------------------------------------------------------------------------------------------
+
+
+def test_by_time_the_latest_rows_measure(tmp_path: Path) -> None:
+    data = labelled(140)
+    _, kept, _ = prepare(tmp_path, data, time="when", split_by="time", valid=0.1, test=0.2)
+    times = {side: [one["time"] for one in kept[side]] for side in kept}
+    assert max(times["train"]) < min(times["valid"]) <= max(times["valid"]) < min(times["test"])
+    assert len(times["test"]) == 30 and len(times["valid"]) == 15  # whole days
+    data[5]["when"] = "soon"
+    card, kept, _ = prepare(tmp_path, data, time="when", split_by="time")
+    assert "1 row without a time that can be read: they are training rows" in card["notes"] and 6 in [one["line"] for one in kept["train"]]
+    with pytest.raises(UserError, match=r"no row has a time that can be read\n  -> write times as ISO 8601"):
+        prepare(tmp_path, [{**row, "when": "soon"} for row in data], time="when", split_by="time")
+
+
+def test_by_time_a_group_of_test_leaves_train(tmp_path: Path) -> None:
+    data = [{**row, "who": "p0" if i in (0, 139) else f"q{i}", "when": str(i)} for i, row in enumerate(labelled(140))]
+    card, _kept, left = prepare(tmp_path, data, time="when", together="who", split_by="time")
+    assert card["rejected"] == {"its group is in test": 1} and left[0]["line"] == 1
+
+
+def test_strata_are_exact_on_request(tmp_path: Path) -> None:
+    data = [{"text": sentence(i), "label": "a" if i < 100 else "b" if i < 130 else "c"} for i in range(134)]
+    card, kept, _ = prepare(tmp_path, data, split_by="strata", valid=0.1, test=0.2)
+    assert card["labels"] == {"a": {"train": 70, "valid": 10, "test": 20}, "b": {"train": 21, "valid": 3, "test": 6}, "c": {"train": 3, "valid": 0, "test": 1}}
+    shuffled = list(data)
+    random.Random(1).shuffle(shuffled)
+    again = prepare(tmp_path, shuffled, split_by="strata", valid=0.1, test=0.2)[1]
+    assert {one["text"]: side for side in kept for one in kept[side]} == {one["text"]: side for side in again for one in again[side]}
+
+
+# --- several sources ------------------------------------------------------------------------------------------------------------
+
+
+def test_sources_are_mixed_with_weights(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a.jsonl", labelled(100)), write(tmp_path / "b.jsonl", labelled(100, 1000))
+    more: dict[str, Any] = {"train": [{"source": str(first), "weight": 2.5}, {"source": str(second), "weight": 0.5}], "valid": "none", "test": 0.2}
+    card, kept, left = prepare(tmp_path, **more)
+    train = Counter(one["source"] for one in kept["train"])
+    whole = card["rows"]["test"]
+    assert 2.2 < train["a.jsonl"] / (100 - sum(one["source"] == "a.jsonl" for one in kept["test"])) < 2.8
+    assert 0.3 < train["b.jsonl"] / (100 - sum(one["source"] == "b.jsonl" for one in kept["test"])) < 0.7
+    assert len({one["id"] for one in kept["train"]}) == len(kept["train"]) and whole == len({one["text"] for one in kept["test"]})
+    assert card["rejected"] == {"thinned": sum(one["reason"] == "thinned" for one in left)} and card["origins"]["repeated"] > 50
+
+
+def test_a_folder_of_files_is_one_source(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder / "a.jsonl", labelled(30))
+    with open(folder / "b.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "label", "who", "when"])
+        writer.writeheader()
+        writer.writerows(labelled(30, 100))
+    card, kept, _ = prepare(tmp_path, train=str(folder), valid="none", test="none")
+    assert card["sources"] == {"a.jsonl": 30, "b.csv": 30} and {one["source"] for one in kept["train"]} == {"a.jsonl", "b.csv"}
+    write(folder / "c.jsonl", [labelled(30)[4]])
+    _, _, left = prepare(tmp_path, train=str(folder), valid="none", test="none")
+    assert left[0]["what"] == "equal to line 5 of a.jsonl"
+
+
+def test_a_database_is_a_source(tmp_path: Path) -> None:
+    place = tmp_path / "shop.db"
+    with sqlite3.connect(place) as base:
+        base.execute("create table tickets (text, label)")
+        base.executemany("insert into tickets values (?, ?)", [(row["text"], row["label"]) for row in labelled(40)])
+    source = {"source": f"sqlite:///{place}", "query": "select text, label from tickets order by rowid"}
+    room.forget()
+    card, _, _ = prepare(tmp_path, train=[source], valid="none", test=0.2)
+    assert sum(card["rows"].values()) == 40
+    with pytest.raises(UserError, match=r"`query` does not go with a file"):
+        prepare(tmp_path, train=[{"source": "d.jsonl", "query": "select 1"}])
+
+
+# --- labels, balance, variants --------------------------------------------------------------------------------------------------
+
+
+def test_corrected_labels_replace_those_given(tmp_path: Path) -> None:
+    data = [{**row, "key": i} for i, row in enumerate(labelled(40))]
+    fixes = tmp_path / "fixes.csv"
+    fixes.write_text("id,text,label,suggested,score,correct\n0,a,x,z,0.9,+\n1,b,y,x,0.8,drop\n2,c,z,x,0.7,\n99,d,x,y,0.6,y\n")
+    card, kept, _left = prepare(tmp_path, data, id="key", corrections=str(fixes), valid="none", test="none")
+    found = {one["id"]: one["labels"] for one in kept["train"]}
+    assert found["0"] == ["z"] and "1" not in found and found["2"] == ["z"] and card["corrected"] == 2
+    assert card["rejected"] == {"dropped by hand": 1} and "1 corrected row of data.corrections not found among the rows" in card["notes"]
+    fixes.write_text("id,text,label,suggested,score,correct\n0,a,x,z,0.9,zz\n")
+    with pytest.raises(UserError, match=r"`zz` in column `correct` is not a label of the data, did you mean `z`\?\n  -> the labels are `x`, `y`, `z`"):
+        prepare(tmp_path, data, id="key", corrections=str(fixes))
+
+
+@pytest.mark.parametrize(("how", "least", "most"), [("over", 60, 100), ("under", 1, 24)])
+def test_train_alone_is_balanced(tmp_path: Path, how: str, least: int, most: int) -> None:
+    data = [{"text": sentence(i), "label": "rare" if i % 10 == 0 else "common"} for i in range(150)]
+    plain, _, _ = prepare(tmp_path, data, test=0.2)
+    card, kept, _ = prepare(tmp_path, data, test=0.2, balance={"how": how})
+    assert least <= card["labels"]["rare"]["train"] <= most and least <= card["labels"]["common"]["train"] <= 120
+    assert all(card["labels"][label][side] == plain["labels"][label][side] for label in ("rare", "common") for side in ("valid", "test"))
+    assert {one["origin"] for side in ("valid", "test") for one in kept[side]} == {"original"}
+    assert sum(card["rows"].values()) - card["origins"].get("repeated", 0) + sum(card["rejected"].values()) == 150
+
+
+def test_variants_are_of_train_alone_and_marked(tmp_path: Path) -> None:
+    data = labelled(60)
+    settings = {"steps": ["typos", "swap"], "variants": 2, "labels": ["x"]}
+    card, kept, _ = prepare(tmp_path, data, augment=settings)
+    made = [one for one in kept["train"] if one["origin"] != "original"]
+    assert {one["origin"] for one in made} == {"augmented:typos", "augmented:swap"} and {tuple(one["labels"]) for one in made} == {("x",)}
+    assert {one["origin"] for side in ("valid", "test") for one in kept[side]} == {"original"}
+    assert prepare(tmp_path, data, augment=settings)[1] == kept
+    texts = [one["text"] for one in kept["train"]]
+    assert len(set(texts)) == len(texts)
+    with pytest.raises(UserError, match=r"step `paraphrase` of `data.augment.steps` needs a model\n  -> name it in data.augment.writer"):
+        prepare(tmp_path, data, augment={"steps": ["paraphrase"]})
+    told: list[str] = []
+    models = {"paraphrase": lambda asked: [told.append(one) or "said in quite other words" for one in asked]}
+    card, kept, _ = prepare(tmp_path, data, handed=room.Handed(models=models), augment={"steps": ["paraphrase"]}, valid="none", test="none")
+    assert card["origins"]["augmented:paraphrase"] == 1 and len(told) == 60  # all answers are equal: one is new
+
+
+def test_rows_that_mean_the_same_are_found_by_vectors(tmp_path: Path) -> None:
+    data = labelled(40)
+    place = {row["text"]: at for at, row in enumerate(data)}
+
+    def vectors(asked: Any) -> np.ndarray:
+        out = np.eye(64, dtype=np.float32)[[place[text] for text in asked]]
+        out[[at for at, text in enumerate(asked) if place[text] == 9]] = np.eye(64, dtype=np.float32)[3]
+        return out
+
+    card, _kept, left = prepare(tmp_path, data, handed=room.Handed(vectors=vectors), duplicates={"near": None, "meaning": 0.9}, valid="none", test="none")
+    assert card["rejected"] == {"near-duplicate": 1} and left[0]["line"] == 10 and left[0]["what"] == "100% alike line 4"
+
+
+# --- preferences and prompts ----------------------------------------------------------------------------------------------------
+
+ASKED = [{"role": "user", "content": "Which is better?"}]
+GOOD, WORSE = {"role": "assistant", "content": "This one."}, {"role": "assistant", "content": "That one."}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "what"),
+    [
+        ({"prompt": "a?", "chosen": "b", "rejected": "b "}, "equal answers", "the chosen and the rejected answer are the same"),
+        ({"prompt": "a?", "chosen": "", "rejected": "b"}, "no chosen", "the chosen in column `chosen` is blank"),
+        (
+            {"chosen": [*ASKED, GOOD], "rejected": ASKED, "prompt": ASKED},
+            "no rejected answer",
+            "the last message of `rejected` is from the user, expected the assistant's",
+        ),
+        ({"prompt": [*ASKED, GOOD], "chosen": "b", "rejected": "c"}, "nothing asked", "the last message is the assistant's, expected a user's"),
+        (
+            {"prompt": ASKED, "chosen": [*ASKED, GOOD, *ASKED, GOOD], "rejected": "c"},
+            "answers of several messages",
+            "`chosen` and `rejected` differ in more than their last answer",
+        ),
+        ({"prompt": "a?", "chosen": "b", "rejected": 3}, "rejected of another type", "column `rejected` holds a number, expected text"),
+    ],
+)
+def test_a_bad_preference_is_said(tmp_path: Path, row: Row, reason: str, what: str) -> None:
+    good = [{"prompt": sentence(i), "chosen": sentence(i + 100), "rejected": sentence(i + 200)} for i in range(20)]
+    _, _, left = prepare(tmp_path, [*good, row], "preference", rows="preference", on_bad_row="reject", valid="none", test="none")
+    assert [(one["line"], one["reason"], one["what"]) for one in left] == [(21, reason, what)]
+
+
+@pytest.mark.parametrize("form", ["texts", "messages", "whole"])
+def test_preferences_of_three_layouts(tmp_path: Path, form: str) -> None:
+    def row(i: int) -> Row:
+        asked, better, worse = (
+            [{"role": "user", "content": sentence(i)}],
+            {"role": "assistant", "content": sentence(i + 100)},
+            {"role": "assistant", "content": sentence(i + 200)},
+        )
+        if form == "texts":
+            return {"prompt": sentence(i), "chosen": sentence(i + 100), "rejected": sentence(i + 200), "by": 2}
+        return {"chosen": [*asked, better], "rejected": [*asked, worse], "by": 2} | ({"prompt": asked} if form == "messages" else {})
+
+    _, kept, _ = prepare(tmp_path, [row(i) for i in range(20)], "preference", valid="none", test="none", margin="by")
+    one = kept["train"][0]
+    assert one["messages"] == [{"role": "user", "content": sentence(0)}] and (one["chosen"], one["rejected"], one["margin"]) == (
+        sentence(100),
+        sentence(200),
+        2.0,
+    )
