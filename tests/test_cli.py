@@ -132,7 +132,7 @@ def test_a_run_stage_by_stage_is_the_run_at_once(cli_: Cli, tmp_path: Path, reci
 
     code, out, _ = cli_("prepare", recipe_file, *quick)
     assert (code, out) == (0, f"colours: prepare is done. Next: tunesmith train {folder}\n")
-    assert state(folder) == [("prepare", "finished")] and not (folder / "model").exists()
+    assert state(folder) == [("prepare", "finished"), ("inspect", "finished")] and not (folder / "model").exists()
     code, out, err = cli_("train", folder)
     assert (code, out) == (0, f"colours: train is done. Next: tunesmith evaluate {folder}\n") and "prepare: done before, reused" in err
     assert state(folder)[-1] == ("train", "finished") and not (folder / "evaluation.json").exists()
@@ -142,7 +142,7 @@ def test_a_run_stage_by_stage_is_the_run_at_once(cli_: Cli, tmp_path: Path, reci
     assert code == 0 and f"Report: {folder / 'report.html'}" in out and f'Try it: tunesmith predict {folder} "your text here"' in out
     assert "test rows, 95 % intervals)" in out and (folder / "report.html").exists()
     code, out_again, err = cli_("run", recipe_file, *quick)
-    assert (code, out_again) == (0, out) and err.count("done before, reused") == 4
+    assert (code, out_again) == (0, out) and err.count("done before, reused") == 5
 
     code, _, err = cli_("run", recipe_file, *quick, "--fresh")
     assert code == 0 and "reused" not in err and "shared" not in err

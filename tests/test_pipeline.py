@@ -16,9 +16,9 @@ def test_a_run_keeps_the_contract_of_its_directory(recipe_file: Path, tmp_path: 
     run = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs", method=method, train__epochs=epochs, train__learning_rate=rate)
     names = {path.name for path in run.folder.iterdir()}
     assert {"recipe.yaml", "run.json", "events.jsonl", "data", "checkpoints", "model", "evaluation.json", "report.html", "MODEL_CARD.md"} <= names
-    assert {path.name for path in (run.folder / "data").iterdir()} >= {"train.parquet", "valid.parquet", "test.parquet", "card.json", "rejected.jsonl"}
+    assert {path.name for path in (run.folder / "data").iterdir()} >= {"train.parquet", "valid.parquet", "test.parquet", "card.json", "rejected.jsonl", "inspection.json", "DATASHEET.md"}
     state = json.loads((run.folder / "run.json").read_text())
-    assert state["status"] == "finished" and [s["name"] for s in state["stages"]] == ["prepare", "train", "evaluate", "report"]
+    assert state["status"] == "finished" and [s["name"] for s in state["stages"]] == ["prepare", "inspect", "train", "evaluate", "report"]
     assert {"steps", "tokens", "seconds", "tokens_per_second", "peak_memory_mb", "kept_step"} <= set(state["training"])
     evaluation = json.loads((run.folder / "evaluation.json").read_text())
     assert set(evaluation["splits"]["test"]["models"]) == {"tuned", "base", "tfidf", "majority"}
@@ -36,7 +36,7 @@ def test_the_same_recipe_is_reused_and_a_changed_one_shares_what_it_can(recipe_f
     second = tunesmith.run(recipe_file, runs_dir=runs, evaluate__seed=1)
     assert second.name == "colours-2"
     stages = {s["name"]: s.get("shared_from") for s in json.loads((second.folder / "run.json").read_text())["stages"]}
-    assert stages == {"prepare": "colours", "train": "colours", "evaluate": None, "report": None}
+    assert stages == {"prepare": "colours", "inspect": "colours", "train": "colours", "evaluate": None, "report": None}
     third = tunesmith.run(recipe_file, runs_dir=runs, fresh=True)
     assert third.name == "colours-3" and "shared_from" not in (third.folder / "run.json").read_text()
 

@@ -138,7 +138,7 @@ def stages(run: Any) -> dict[str, str | None]:
 def test_a_run_makes_its_base_learns_and_shares_what_it_can(recipe_file: Path, tmp_path: Path) -> None:
     run = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs")
     assert {path.name for path in (run.folder / "base").iterdir()} == {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"}
-    assert set(stages(run)) == {"prepare", "begin", "train", "evaluate", "report"} and not any(stages(run).values())
+    assert set(stages(run)) == {"prepare", "inspect", "begin", "train", "evaluate", "report"} and not any(stages(run).values())
     events = [json.loads(line) for line in (run.folder / "events.jsonl").read_text().splitlines()]
     losses = [event["loss"] for event in events if event["kind"] == "valid"]
     assert losses[0] > losses[-1] and losses[-1] < 2.5  # a blind guess over 380 tokens has 5.9
@@ -163,14 +163,14 @@ def test_a_run_makes_its_base_learns_and_shares_what_it_can(recipe_file: Path, t
     assert tunesmith.run(recipe_file, runs_dir=tmp_path / "runs").folder == run.folder
     assert (run.folder / "base" / "tokenizer.json").stat().st_mtime_ns == stamp
     second = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs", train__epochs=1)
-    assert stages(second) == {"prepare": "recipes", "begin": "recipes", "train": None, "evaluate": None, "report": None}
+    assert stages(second) == {"prepare": "recipes", "inspect": "recipes", "begin": "recipes", "train": None, "evaluate": None, "report": None}
     assert (second.folder / "base" / "tokenizer.json").read_bytes() == (run.folder / "base" / "tokenizer.json").read_bytes()
     third = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs", train__epochs=1, model__scratch__layers=1)
     assert stages(third) | {"prepare": None} == dict.fromkeys(stages(run)) and str(stages(third)["prepare"]).startswith("recipes")
 
 
 def test_check_makes_the_tokenizer_too(recipe_file: Path, tmp_path: Path) -> None:
-    card, tokens = pipeline.check(recipe.load(recipe_file))
+    card, tokens, _ = pipeline.check(recipe.load(recipe_file))
     assert card["rows"]["train"] and tokens["learnt"] == tokens["tokens"]
     assert not (tmp_path / "runs").exists()
 

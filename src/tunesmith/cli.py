@@ -106,11 +106,14 @@ def check(
 ) -> None:
     """Read and check data, or all that a recipe's run would use; write nothing."""
     from tunesmith import pipeline
+    from tunesmith import recipe as recipes
     from tunesmith.data.card import NAMES
 
     recipe = Path(what).suffix.lower() in (".yaml", ".yml")
-    found = pipeline.check(Path(what), overrides or [], rejected) if recipe else pipeline.check_data(what, overrides or [], rejected)
-    card, tokens, seen = found
+    if recipe:
+        card, tokens, seen = pipeline.check(recipes.load(Path(what), overrides or []), rejected)
+    else:
+        card, tokens, seen = pipeline.check_data(recipes.of_data(what, overrides or []), rejected)
     counts = ", ".join(f"{count:,} {side}" for side, count in card["rows"].items())
     labels = f"{len(card['labels'])} labels; " if card["labels"] else ""
     typer.echo(f"{NAMES[card['kind']]}: {counts}; {labels}{sum(card['rejected'].values()):,} rows left out")

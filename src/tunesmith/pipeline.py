@@ -109,17 +109,16 @@ def resume(one: Run, changes: list[str], options: Options) -> Run:
 Checked = tuple[dict[str, Any], dict[str, Any], list[str]]
 
 
-def check(path: Path, overrides: Sequence[str] = (), rejected: Path | None = None) -> Checked:
+def check(recipe: Recipe, rejected: Path | None = None) -> Checked:
     """Read and check everything that a recipe's run would.
 
     Args:
-        path, overrides: as for `recipe.load`.
+        recipe: resolved.
         rejected: gets every row left out; None writes nothing.
 
     Returns:
         The data card, the token report of the training rows, and what to look at first.
     """
-    recipe = recipes.load(path, overrides)
     _check_measuring(recipe)
     base = catalog.resolve(recipe.model)
     with tempfile.TemporaryDirectory() as folder:
@@ -135,18 +134,16 @@ def check(path: Path, overrides: Sequence[str] = (), rejected: Path | None = Non
         return card, train.token_report(examples, read), seen
 
 
-def check_data(source: str, overrides: Sequence[str] = (), rejected: Path | None = None) -> Checked:
-    """Read and check data before there is a recipe, with what can be told from its columns.
+def check_data(recipe: Recipe, rejected: Path | None = None) -> Checked:
+    """Read and check data before there is a base to learn them.
 
     Args:
-        source: a file, a folder, a glob, a database's URL, hub:OWNER/NAME or starter/NAME.
-        overrides: `data.KEY=value`, as a recipe would have them.
+        recipe: of `recipe.of_data`.
         rejected: gets every row left out; None writes nothing.
 
     Returns:
         As `check`, without a token report: that takes a base.
     """
-    recipe = recipes.of_data(source, overrides)
     with tempfile.TemporaryDirectory() as folder:
         card, seen = _prepared(recipe, Path(folder), rejected, preparation.Handed())
     return card, {}, seen

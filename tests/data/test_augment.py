@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data import augment, duplicates, rows
+from tunesmith.data import augment, rows
 from tunesmith.data.augment import AugmentSettings
+from tunesmith.data.texts import even
 from tunesmith.errors import UserError
 
 WORDS = {"card": ("bank card",), "log in": ("sign in", "enter"), "money": ("cash",)}
@@ -50,8 +51,8 @@ def test_variants_differ_are_not_blank_and_hang_on_the_id_alone(text: str, row: 
     wanted = AugmentSettings(steps=LOCAL, variants=count, rate=rate)
     made = augment.variants(text, row, wanted, WORDS)
     assert made == augment.variants(text, row, wanted, WORDS) and len(made) <= count
-    names = [duplicates.key(new) for _, new in made]
-    assert duplicates.key(text) not in names and len(set(names)) == len(names) and all(name for name in names)
+    names = [even(new) for _, new in made]
+    assert even(text) not in names and len(set(names)) == len(names) and all(name for name in names)
 
 
 def test_each_step_by_example() -> None:

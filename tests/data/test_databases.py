@@ -220,7 +220,7 @@ def test_the_proposed_query_runs(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "a.db") as connection:
         connection.executescript("""CREATE TABLE "my ""order" ("group" TEXT, "x y" TEXT); INSERT INTO "my ""order" VALUES (1, 2)""")
     connection.close()
-    query = refused(f"sqlite:///{tmp_path}/a.db", None, tmp_path).partition("for example: ")[2]
+    query = refused(f"sqlite:///{tmp_path}/a.db", None, tmp_path).partition("add one: query: ")[2]
     assert rows(f"sqlite:///{tmp_path}/a.db", query, tmp_path) == [{"group": "1", "x y": "2"}]
 
 

@@ -65,7 +65,7 @@ def test_texts_of_every_kind_of_row() -> None:
     said = [[{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]]
     assert only(rows.table(shared | {"messages": said}, rows.DIALOGUE)) == ["q\na"]
     assert only(rows.table(shared | {"text": ["z" * 9999]}, rows.DOCUMENT)) == ["z" * card.SAMPLE_CHARACTERS]
-    assert [len(one) for one in only(rows.table(shared | {"text": ["x"], "text_pair": ["y" * 9999], "labels": [["l"]]}))] == [diversity.SAMPLE_TEXT]
+    assert [len(one) for one in only(rows.table(shared | {"text": ["x"], "text_pair": ["y" * 9999], "labels": [["l"]]}))] == [2 + card.SAMPLE_CHARACTERS]
     empty, count = diversity.sample([])
     assert len(empty) == count == 0
 

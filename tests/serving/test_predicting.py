@@ -31,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     rows = [f'"{noun} in place {i}",{label}' for i in range(15) for label, some in nouns.items() for noun in some.split()]
     (folder / "d.csv").write_text("Message,label\n" + "\n".join(rows) + "\n")
     recipe = {
-        "data": {"train": "d.csv"},
+        "data": {"train": "d.csv", "duplicates": {"near": None}},
         "model": {"base": str(tiny_base), "dropout": 0.0},
         "method": "full",
         "train": {"epochs": 8, "learning_rate": 3e-3, "batch_rows": 8, "precision": "fp32", "threads": 1},

@@ -62,7 +62,7 @@ def into(folder: Path, name: str, settings: InspectSettings, vectors: Vectors | 
     if (folder / "test.parquet").exists():
         tests = diversity.sample(rows.batches(folder / "test.parquet"), COVERAGE_TEST_ROWS)[0].column("text").to_pylist()
     seen: dict[str, Any] = {
-        "bias": bias.report(sample, count, languages=card["languages"]),
+        "bias": bias.report(sample, count),
         "lexical": diversity.lexical(texts),
         "unseen": diversity.unseen(texts, tests) if tests else None,
         "regions": {},
@@ -83,8 +83,8 @@ def into(folder: Path, name: str, settings: InspectSettings, vectors: Vectors | 
 
 
 def findings(seen: dict[str, Any], most: int = 5) -> list[str]:
-    """What to look at first, in words."""
-    out = [one["text"] for one in seen["bias"]["findings"][:most]] + diversity.findings(seen["unseen"], seen["regions"])
+    """What to look at first, in words; the report has the rest."""
+    out = [one["text"] for one in seen["bias"]["findings"][:most]]
     if found := seen.get("suspects"):
         share = found["rows"] / max(1, found["judged"])
         said = f"{found['rows']:,} of {found['judged']:,} training labels ({share:.1%}) are probably wrong"
