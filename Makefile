@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run test lint durability clean
+.PHONY: run test lint durability postgres clean
 
 run: $(VENV)/installed
 	$(BIN)/tunesmith run recipes/quickstart.yaml
@@ -19,6 +19,9 @@ lint: $(VENV)/installed-dev
 
 durability: $(VENV)/installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal -m slow tests/durability
+
+postgres: $(VENV)/installed-dev
+	tests/postgres/run.sh $(BIN)/pytest
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)

@@ -16,7 +16,8 @@ def test_a_run_keeps_the_contract_of_its_directory(recipe_file: Path, tmp_path: 
     run = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs", method=method, train__epochs=epochs, train__learning_rate=rate)
     names = {path.name for path in run.folder.iterdir()}
     assert {"recipe.yaml", "run.json", "events.jsonl", "data", "checkpoints", "model", "evaluation.json", "report.html", "MODEL_CARD.md"} <= names
-    assert {path.name for path in (run.folder / "data").iterdir()} >= {"train.parquet", "valid.parquet", "test.parquet", "card.json", "rejected.jsonl", "inspection.json", "DATASHEET.md"}
+    written = {path.name for path in (run.folder / "data").iterdir()}
+    assert written >= {"train.parquet", "valid.parquet", "test.parquet", "card.json", "rejected.jsonl", "inspection.json", "DATASHEET.md"}
     state = json.loads((run.folder / "run.json").read_text())
     assert state["status"] == "finished" and [s["name"] for s in state["stages"]] == ["prepare", "inspect", "train", "evaluate", "report"]
     assert {"steps", "tokens", "seconds", "tokens_per_second", "peak_memory_mb", "kept_step"} <= set(state["training"])

@@ -70,7 +70,7 @@ class Lengths:
         """p5, p50, p95 and the most."""
         return {f"p{q}": self.at(q) for q in (5, 50, 95)} | {"most": self._most}
 
-    def histogram(self, bars: int = 24) -> dict[str, list[int]]:
+    def histogram(self, bars: int = 16) -> dict[str, list[int]]:
         """Rows by length in bars of equal width up to the 99th percentile; the last bar holds all that is longer.
 
         Returns:

@@ -32,8 +32,6 @@ def sections(card: Mapping[str, Any]) -> list[Section]:
         lengths = [[name, *values.values()] for name, values in card["characters"].items()]
         blocks.append(Table(["characters of", "5 %", "half", "95 %", "most"], lengths, "Lengths of the training rows: this share is not longer"))
     blocks += _left_out(card) + _changed(card) + _lengths(card)
-    if tokens := card.get("tokens"):
-        blocks.append(Words(tokens["said"], "warn" if tokens["cut_rows"] else "plain"))
     blocks += _labels(card)
     if len(card["languages"]) > 1:
         names, shares = list(card["languages"]), [100 * share for share in card["languages"].values()]
@@ -64,7 +62,7 @@ def _changed(card: Mapping[str, Any]) -> list[Any]:
         caption = "Texts that each step changed; as they were, they stand in data/rejected.jsonl"
         out.append(Table(["cleaned", "texts"], [list(one) for one in Counter(card["changed"]).most_common()], caption))
     if found := {kind: count for kind, count in card.get("personal", {}).items() if kind != "rows"}:
-        out.append(Table(["personal data", "found"], [list(one) for one in Counter(found).most_common()], f"In {card['personal']['rows']:,} rows"))
+        out.append(Table(["personal data", "found"], [list(one) for one in Counter(found).most_common()], f"Personal data, found in {card['personal']['rows']:,} rows"))
     origins = {name: count for name, count in card.get("origins", {}).items() if name != "original"}
     if origins:
         counts: list[list[Any]] = [["original", card["origins"].get("original", 0)], *map(list, origins.items())]

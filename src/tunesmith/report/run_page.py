@@ -13,6 +13,7 @@ from tunesmith.data import bias, card_section, diversity
 from tunesmith.evaluation import findings, text_findings
 from tunesmith.report.card import Card
 from tunesmith.sections import Block, Section, Table, Verdict, Words
+from tunesmith.tokens import lengths
 from tunesmith.training import diagnosis
 
 METHODS = {
@@ -60,10 +61,11 @@ def page(facts: Facts) -> Page:
     """Gather a run's report."""
     training, recipe = facts.run["training"], facts.recipe
     labels, rows = facts.card.get("labels") or {}, facts.card["rows"]["train"]
+    tokens = facts.card.get("tokens") or {}
     if labels:
         found = diagnosis.diagnose(facts.events, training["kept_step"], rows, len(labels))
     else:
-        found = diagnosis.diagnose_text(facts.events, training["kept_step"], rows, facts.card.get("tokens") or {})
+        found = diagnosis.diagnose_text(facts.events, training["kept_step"], rows, tokens)
     sections: list[Section] = []
     if facts.evaluation is None:
         verdict = Verdict("Nothing was measured.", ["The recipe leaves no test and no validation rows, so nothing can be said about this model."], "warn")
@@ -76,11 +78,12 @@ def page(facts: Facts) -> Page:
             sections += findings.sections(facts.evaluation, facts.texts, split)
     sections[1:1] = diagnosis.sections(facts.events, training["kept_step"], found)
     sections += card_section.sections(facts.card)
+    if tokens:
+        sections.append(Section("tokens", "Tokens", lengths.blocks(tokens)))
     sections += _inspected(facts.inspection)
     sections += _appendix(facts)
     kind = METHODS.get(recipe["method"]["kind"], recipe["method"]["kind"])
     subtitle = f"{TASKS[recipe['objective']['kind']]} with {kind} on {_base(facts)}, {str(facts.run['created'])[:10]}"
-    tokens = facts.card.get("tokens") or {}
     shown = [
         ("training rows", f"{rows:,}"),
         ("labels", str(len(labels))) if labels else ("learnt tokens", f"{tokens.get('learnt', 0):,}"),

@@ -41,7 +41,7 @@ def _seeds(recipe: Recipe) -> list[int]:
 
 
 def _work(context: Context, belongs: str) -> dict[str, Any]:
-    from tunesmith import objectives
+    from tunesmith import methods, objectives
 
     run, recipe = context.run, context.recipe
     data = run.folder / "data"
@@ -51,7 +51,8 @@ def _work(context: Context, belongs: str) -> dict[str, Any]:
     given = {side: objective.examples(data / f"{side}.parquet", read) for side in sides}
     for side, examples in given.items():
         must_learn(examples, side, read.limit)
-    report = token_report(given["train"], read)
+    longest = context.base.max_tokens - methods.places(recipe.method)
+    report = token_report(given["train"], read, longest, recipe.train.micro_rows or recipe.train.batch_rows)
     run.emit({"kind": "warning" if report["cut_rows"] else "note", "text": report["said"]})
     machine = _machine(context)
     seeds = _seeds(recipe)
@@ -196,38 +197,32 @@ def must_learn(examples: Examples, side: str, limit: int) -> None:
         raise UserError(what, "recipe, `model.max_tokens`", "raise it, shorten the rows, or set model.truncation: tail")
 
 
-def token_report(examples: Examples, read: Reader) -> dict[str, Any]:
-    """How long the training texts are in tokens, what the limit cuts, and what to do about it."""
-    import numpy as np
+def token_report(examples: Examples, read: Reader, longest: int | None = None, batch_rows: int = 32) -> dict[str, Any]:
+    """How long the training rows are in tokens before anything is cut, what the limit cuts, and what to do about it.
 
+    Args:
+        examples: of the training rows, before a method changes them.
+        read: how they were read.
+        longest: most tokens that the base could read; None: no more than it reads now.
+        batch_rows: rows that are computed at once.
+
+    Returns:
+        `lengths.report`; of texts that are learnt word by word also `sequences`, `tokens` (places of all of them), `learnt` and `left_out`.
+    """
+    from tunesmith.tokens import lengths
     from tunesmith.tokens.text import TextExamples
 
-    p50, p95, most = (int(np.percentile(examples.lengths_N, q)) for q in (50, 95, 100))
-    report: dict[str, Any] = {"limit": read.limit, "p50": p50, "p95": p95, "most": most, "cut_rows": 0, "cut_tokens": 0}
-    if isinstance(examples, TextExamples):
-        losses = examples.losses
-        report |= {"cut_rows": losses.cut_rows, "cut_tokens": losses.cut_tokens, "left_out": losses.left_out}
-        report |= {"sequences": len(examples), "tokens": int(examples.lengths_N.sum()), "learnt": int(examples.learnt_N.sum())}
-    else:
+    longest = longest or read.limit
+    if not isinstance(examples, TextExamples):
         tokens: Any = getattr(examples, "tokens")  # noqa: B009  # the other kind of examples a training begins with
-        report |= {"cut_rows": tokens.cut_rows, "cut_tokens": tokens.cut_tokens, "windows": len(tokens.offsets_Q) - len(tokens.rows_N)}
-    report["said"] = _said(report, len(examples), read.truncation)
-    return report
-
-
-def _said(report: dict[str, Any], rows: int, truncation: str) -> str:
-    limit, cut = report["limit"], report["cut_rows"]
-    learnt = f" {report['learnt']:,} of {report['tokens']:,} tokens are learnt." if "learnt" in report else ""
-    if cut and "learnt" in report:
-        out = f" {report['left_out']} of them have no learnt token left and are left out." if report["left_out"] else ""
-        place, remedy = ("beginnings", "") if truncation == "tail" else ("ends", " To keep their ends instead set model.truncation: tail.")
-        return f"{cut} training rows are longer than the limit of {limit} tokens and lose {report['cut_tokens']} tokens at their {place}.{out}{learnt}{remedy}"
-    if cut:
-        return (
-            f"{cut} of {rows} training texts ({100 * cut / max(1, rows):.1f} %) are longer than the limit of {limit} tokens and lose "
-            f"{report['cut_tokens']} tokens. To read all of them set model.truncation: windows; to keep other parts, tail or head_tail."
-        )
-    if report.get("windows"):
-        return f"Texts longer than {limit} tokens are read in overlapping windows, {report['windows']} more than there are texts; nothing is cut."
-    lengths = f"Training texts have {report['p50']} tokens at the median, {report['p95']} at the 95th percentile, {report['most']} at most"
-    return f"{lengths}; the limit of {limit} cuts none.{learnt}"
+        special = len(read.tokenizer.prefix) + len(read.tokenizer.suffix)
+        how: lengths.How = read.truncation if tokens.types_T is None else "pairs"
+        return lengths.report(tokens.whole_N, read.limit, how, None, longest, special, batch_rows)
+    whole_N, answers_N = examples.whole()
+    report = lengths.report(whole_N, read.limit, "pieces" if answers_N is None else read.truncation, answers_N, longest, batch_rows=batch_rows)
+    count, learnt, left_out = int(examples.lengths_N.sum()), int(examples.learnt_N.sum()), examples.losses.left_out
+    if learnt < count:
+        report["said"] += f" {learnt:,} of {count:,} tokens are learnt."
+    if left_out:
+        report["said"] += f" Rows left out, as the limit cuts away all that was to be learnt: {left_out:,}."
+    return report | {"sequences": len(examples), "tokens": count, "learnt": learnt, "left_out": left_out}

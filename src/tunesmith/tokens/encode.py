@@ -35,15 +35,14 @@ class Tokens:
         offsets_Q: int64 (Q + 1), where each sequence starts.
         rows_N: int64 (N + 1), which sequences belong to each row (0, 1, 2 ... unless long texts became windows).
         types_T: int8 type ids for pairs, or None.
-        cut_rows, cut_tokens: how many rows lost how many tokens to the limit.
+        whole_N: int32, tokens of each row before anything was cut, special tokens included.
     """
 
     ids_T: npt.NDArray[np.int32]
     offsets_Q: npt.NDArray[np.int64]
     rows_N: npt.NDArray[np.int64]
     types_T: npt.NDArray[np.int8] | None
-    cut_rows: int
-    cut_tokens: int
+    whole_N: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.rows_N) - 1
@@ -68,7 +67,7 @@ def encode(
         truncation: what to keep of a longer text: its head, its tail, both, or all of it in overlapping windows.
 
     Returns:
-        The tokens, with a count of what was lost.
+        The tokens, with each row's length before it was cut.
 
     Raises:
         UserError: windows, tail or head_tail are asked for pairs.
@@ -77,21 +76,19 @@ def encode(
         return _encode_pairs(tokenizer, texts, pairs, max_tokens, truncation)
     # encode_batch_fast leaves character offsets out, which nobody reads here: a third of the time.
     bare = [one.ids for one in tokenizer.library.encode_batch_fast(list(texts), add_special_tokens=False)]
-    room = max_tokens - len(tokenizer.prefix) - len(tokenizer.suffix)
+    special = len(tokenizer.prefix) + len(tokenizer.suffix)
+    room = max_tokens - special
     sequences: list[list[int]] = []
-    rows, cut_rows, cut_tokens = [0], 0, 0
+    rows = [0]
     prefix, suffix = list(tokenizer.prefix), list(tokenizer.suffix)
     for ids in bare:
         if len(ids) <= room:
             sequences.append(prefix + ids + suffix)
         else:
-            pieces = _pieces(ids, room, truncation)
-            sequences += [prefix + piece + suffix for piece in pieces]
-            if truncation != "windows":
-                cut_rows, cut_tokens = cut_rows + 1, cut_tokens + len(ids) - room
+            sequences += [prefix + piece + suffix for piece in _pieces(ids, room, truncation)]
         rows.append(len(sequences))
     ids_T, offsets_Q = _flat(sequences)
-    return Tokens(ids_T, offsets_Q, np.asarray(rows, np.int64), None, cut_rows, cut_tokens)
+    return Tokens(ids_T, offsets_Q, np.asarray(rows, np.int64), None, np.fromiter((len(ids) + special for ids in bare), np.int32, len(bare)))
 
 
 def _pieces(ids: list[int], room: int, truncation: Truncation) -> list[list[int]]:
@@ -114,7 +111,7 @@ def _encode_pairs(
         raise UserError(f"`model.truncation={truncation}` does not work with pairs of texts", "recipe", "use head: the longer text is cut first")
     library: Any = tokenizer.library
     inputs = [(text, pair) if pair is not None else text for text, pair in zip(texts, pairs, strict=True)]
-    full = [len(one.ids) for one in library.encode_batch_fast(inputs)]
+    whole_N = np.fromiter((len(one.ids) for one in library.encode_batch_fast(inputs)), np.int32, len(inputs))
     library.enable_truncation(max_tokens, strategy="longest_first")
     try:
         encoded = library.encode_batch_fast(inputs)
@@ -122,8 +119,7 @@ def _encode_pairs(
         library.no_truncation()
     ids_T, offsets_Q = _flat([one.ids for one in encoded])
     types_T = np.concatenate([np.asarray(one.type_ids, np.int8) for one in encoded]) if tokenizer.typed else None
-    lost = [before - len(one.ids) for before, one in zip(full, encoded, strict=True)]
-    return Tokens(ids_T, offsets_Q, np.arange(len(inputs) + 1, dtype=np.int64), types_T, sum(n > 0 for n in lost), sum(lost))
+    return Tokens(ids_T, offsets_Q, np.arange(len(inputs) + 1, dtype=np.int64), types_T, whole_N)
 
 
 def _flat(sequences: list[list[int]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:

@@ -18,15 +18,16 @@ from tunesmith.sections import Bars, Block, Lines, Series, Table, Words
 from tunesmith.tokens.encode import WINDOW_OVERLAP, Truncation
 
 Integers = npt.NDArray[np.int64]
-How = Truncation | Literal["pieces"]
-"""What becomes of a row beyond the limit; `pieces`: it is divided into sequences that lose nothing, as documents are."""
+How = Truncation | Literal["pairs", "pieces"]
+"""What becomes of a row beyond the limit; `pairs`: the longer of its two texts is cut first; `pieces`: it is divided into sequences that lose
+nothing, as documents are."""
 
 KEEP = 0.99
 """A recommended limit keeps this share of the tokens and leaves this share of the answers whole. A convention of ours."""
 SMALLEST = 64
 """The first limit that is considered; each next one is twice as long, so that few shapes come up. A convention of ours."""
 PERCENTS = (5, 25, 50, 75, 90, 95, 99)
-MOST_POINTS = 200
+MOST_POINTS = 50
 """Points of the curve of lengths that are kept for drawing."""
 
 
@@ -45,8 +46,8 @@ def report(
         lengths_N: tokens of each row, special ones included. At least one row.
         limit: most tokens of a sequence.
         truncation: what is kept of a longer row.
-        answers_N: tokens of each row's last answer, with which the row ends (so the figures of a dialogue are those of its last answer); 0
-            where there is none. None: rows without answers.
+        answers_N: tokens from where each row's last answer begins to the row's end (so the figures of a dialogue are those of its last answer,
+            and what a template writes behind it counts with it); 0 where there is none. None: rows without answers.
         longest: most tokens that the base can read; None where it has no end.
         special: tokens of `lengths_N` that every window repeats, such as [CLS] and [SEP].
         batch_rows: rows of the padded batches that are compared.
@@ -54,7 +55,8 @@ def report(
     Returns:
         Plain data. `rows`, `total` (tokens before cutting), `p5` ... `p99`, `most`; `limit`, `truncation`, `cut_rows`, `cut_tokens`,
         `windows` (sequences more than rows), `answers_cut`, `answers_lost` (of rows with answers: a part, or all of it is beyond the limit);
-        `limits` (what other limits lose), `recommended`, `padding`, `curve` (share of rows not longer than), `said`.
+        `limits` (what other limits lose), `recommended`, `padding` (with `used`: which of its kinds a training makes), `curve` (share of rows
+        not longer than), `said`.
     """
     assert len(lengths_N)
     values_V, counts_V = (np.asarray(one, np.int64) for one in np.unique(lengths_N, return_counts=True))
@@ -75,8 +77,9 @@ def report(
     report["windows"] = _more(values_V, counts_V, limit, truncation, special) if whole else 0
     report["limits"] = [lost(at) for at in ladder(most, longest)]
     answered = 0 if pairs is None else int(pairs[2][pairs[1] > 0].sum())
-    report["recommended"] = _recommended(report["limits"], rows, total, longest, answered)
-    report["padding"] = padding(values_V, counts_V, limit, batch_rows)
+    report["recommended"] = _recommended(report["limits"], rows, total, longest, answered, whole)
+    packed = truncation == "pieces" or pairs is not None  # as `text.TextExamples` are; texts with labels lie beside others of like length
+    report["padding"] = {"used": "packed" if packed else "sorted"} | padding(values_V, counts_V, limit, batch_rows)
     thin = np.unique(np.linspace(0, len(values_V) - 1, MOST_POINTS).astype(int))
     report["curve"] = [[int(values_V[at]), round(float(below_V[at] / rows), 5)] for at in thin]
     report["said"] = _said(report)
@@ -100,7 +103,10 @@ def _cut(values_V: Integers, counts_V: Integers, limit: int) -> dict[str, int]:
 def _pairs(lengths_N: npt.NDArray[Any], answers_N: npt.NDArray[Any]) -> tuple[Integers, Integers, Integers]:
     """The different pairs of a length and its answer's, and how many rows have each."""
     assert len(lengths_N) == len(answers_N) and (answers_N <= lengths_N).all()
-    keys, counts = np.unique(lengths_N.astype(np.int64) << 32 | answers_N.astype(np.int64), return_counts=True)
+    keys_N = lengths_N.astype(np.int64)
+    keys_N <<= 32  # in place: 8 bytes a row are enough
+    keys_N |= answers_N
+    keys, counts = np.unique(keys_N, return_counts=True)
     return keys >> 32, keys & 0xFFFFFFFF, counts
 
 
@@ -120,7 +126,7 @@ def _more(values_V: Integers, counts_V: Integers, limit: int, truncation: How, s
     return int((-(-over_V // max(1, int(room * (1 - WINDOW_OVERLAP)))) * counts_V).sum())
 
 
-def _recommended(limits: list[dict[str, Any]], rows: int, total: int, longest: int | None, answered: int) -> dict[str, Any]:
+def _recommended(limits: list[dict[str, Any]], rows: int, total: int, longest: int | None, answered: int, whole: bool) -> dict[str, Any]:
     """The smallest limit that keeps KEEP of the tokens and of the answers, and why."""
 
     def kept(one: Mapping[str, Any]) -> tuple[float, float]:
@@ -133,6 +139,8 @@ def _recommended(limits: list[dict[str, Any]], rows: int, total: int, longest: i
     if min(tokens, answers) >= KEEP:
         why = f"{best['limit']} is the smallest of {', '.join(str(one['limit']) for one in limits)} that keeps {KEEP:.0%} of the tokens"
         why = f"{why}{' and of the answers' if answered else ''}: it keeps {_percent(tokens)}{also}"
+    elif whole:
+        why = f"the base reads {longest} tokens at most; longer rows are divided and lose nothing"
     else:
         why = f"the base reads {longest} tokens at most, which keeps {_percent(tokens)} of them{also}: divide long rows, or take a base that reads more"
     return {"limit": best["limit"], "tokens_kept": tokens, "answers_whole": answers if answered else None, "rows_cut": best["cut_rows"] / rows, "reason": why}
@@ -143,7 +151,7 @@ def padding(values_V: Integers, counts_V: Integers, limit: int, batch_rows: int)
 
     Args:
         values_V, counts_V: the different lengths, ascending, and how many rows have each.
-        limit: most tokens of a row.
+        limit: most tokens of a row; one that is divided counts as its first piece.
         batch_rows: rows of a batch.
 
     Returns:
@@ -177,27 +185,38 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.01 else f"{100 * share:.1f} %" if share < 0.99 else f"{min(99.99, 100 * share):.2f} %"
 
 
+PARTS = {"tail": "beginnings", "head_tail": "middles", "pairs": "longer texts"}
+"""What a row loses to the limit; with any other truncation: its end."""
+
+
 def _said(report: Mapping[str, Any]) -> str:
     """The report in a few sentences."""
-    limit, rows = report["limit"], report["rows"]
+    limit, rows, truncation = report["limit"], report["rows"], report["truncation"]
     lengths = f"Training rows have {report['p50']:,} tokens at the median, {report['p95']:,} at the 95th percentile, {report['most']:,} at most"
-    best = report["recommended"]
-    if report["truncation"] in ("windows", "pieces"):
-        kind = "overlapping windows" if report["truncation"] == "windows" else "pieces"
-        said = f"{lengths}; rows longer than {limit:,} are read in {kind}, {report['windows']:,} more than there are rows; nothing is cut."
-    elif report["cut_rows"]:
-        part = {"tail": "at their beginnings", "head_tail": "in their middles"}.get(report["truncation"], "at their ends")
-        said = (
-            f"{lengths}. {counted(report['cut_rows'], 'row')} of {rows:,} ({_percent(report['cut_rows'] / rows)}) go beyond the limit of {limit:,} "
-            f"and lose {report['cut_tokens']:,} tokens ({_percent(report['cut_tokens'] / report['total'])}) {part}."
-        )
-        if "answers_cut" in report:
-            said += f" The last answer is cut in {report['answers_cut']:,} of them and lost in {report['answers_lost']:,}."
-    else:
-        said = f"{lengths}; the limit of {limit:,} cuts none."
-    if report["cut_rows"] and best["limit"] > limit:
-        said += f" Recommended: model.max_tokens: {best['limit']}, as {best['reason']}."
-    return said
+    if report["windows"]:
+        kind = "overlapping windows" if truncation == "windows" else "pieces"
+        return f"{lengths}; those beyond {limit:,} are read in {kind}, {report['windows']:,} more than there are rows, and nothing is cut."
+    if not report["cut_rows"]:
+        return f"{lengths}; the limit of {limit:,} cuts none."
+    tokens, share = counted(report["cut_tokens"], "token"), _percent(report["cut_tokens"] / report["total"])
+    said = f"{lengths}. The limit of {limit:,} cuts {tokens} ({share}) from the {PARTS.get(truncation, 'ends')} of "
+    said += f"{report['cut_rows']:,} of {rows:,} rows ({_percent(report['cut_rows'] / rows)})."
+    if "answers_cut" in report:
+        said += f" Last answers cut: {report['answers_cut']:,}; lost: {report['answers_lost']:,}."
+    ways = _ways(report)
+    return f"{said} To lose less: {'; '.join(ways)}." if ways else said
+
+
+def _ways(report: Mapping[str, Any]) -> list[str]:
+    """What to set in the recipe so that less is cut."""
+    best, truncation = report["recommended"], report["truncation"]
+    ways = []
+    if best["limit"] > report["limit"]:
+        answers = "" if best["answers_whole"] is None else f" and {_percent(best['answers_whole'])} of the last answers whole"
+        ways.append(f"model.max_tokens: {best['limit']} keeps {_percent(best['tokens_kept'])} of the tokens{answers}")
+    if "answers_cut" in report:
+        return ways if truncation == "tail" else [*ways, "model.truncation: tail keeps the last answers"]
+    return ways if truncation == "pairs" else [*ways, "model.truncation: windows reads all of every row"]
 
 
 def blocks(report: Mapping[str, Any]) -> list[Block]:
@@ -210,18 +229,22 @@ def blocks(report: Mapping[str, Any]) -> list[Block]:
         shares = [100 * one["cut_rows"] / rows, 100 * one["cut_tokens"] / total]
         lines.append([one["limit"], one["cut_rows"], *shares, *([one["answers_cut"], one["answers_lost"]] if answers else [])])
     waste = report["padding"]
+    used, spared = waste["used"], waste["random"]["padding"] - waste[waste["used"]]["padding"]
+    spare = f"{'Packed batches' if used == 'packed' else 'Batches of rows of like length'} spare {spared:,} tokens of padding an epoch."
     names = {"random": "padded, in random order", "sorted": "padded, rows of like length together", "packed": "packed, without padding"}
-    limit, best, why = report["limit"], report["recommended"]["limit"], report["recommended"]["reason"]
-    marks = [(limit, f"limit {limit}, as recommended")] if limit == best else [(limit, f"limit {limit}"), (best, f"recommended {best}")]
+    limit, best = report["limit"], report["recommended"]
+    other = best["limit"]
+    marks = [(limit, f"limit {limit}, as recommended")] if limit == other else [(limit, f"limit {limit}"), (other, f"recommended {other}")]
     curve = Series("rows", [x for x, _ in report["curve"]], [100 * y for _, y in report["curve"]])
     lengths = [["tokens", *(report[f"p{q}"] for q in PERCENTS), report["most"]]]
-    hurt = report["cut_rows"] or report.get("answers_lost", 0)
+    what = "What a limit would cut, if nothing is divided" if report["truncation"] in ("windows", "pieces") else "What a limit would cut"
     return [
-        Words(report["said"], "warn" if hurt else "plain"),
+        Words(report["said"], "warn" if report["cut_rows"] else "plain"),
         Table(["", *(f"{q} %" for q in PERCENTS), "most"], lengths, "This share of the rows is not longer than"),
         Lines([curve], "tokens", "rows not longer, %", "Lengths of the training rows", marks, log_x=True),
-        Table(head, lines, "What a limit would lose; the recommended one is stressed", 1, [one["limit"] for one in report["limits"]].index(best)),
-        *([] if why in report["said"] else [Words(f"Recommended limit: {why}.")]),
+        Table(head, lines, f"{what}; the recommended one is stressed", 1, [one["limit"] for one in report["limits"]].index(other)),
+        Words(f"Recommended limit: {best['reason']}."),
         Bars([names[key] for key in names], [100 * waste[key]["share"] for key in names], "padding, % of what is computed",
-             caption=f"What batches of {waste['batch_rows']} rows waste on padding"),
+             emphasis=list(names).index(used), caption=f"What batches of {waste['batch_rows']} rows waste on padding; this run's kind is stressed"),
+        Words(spare),
     ]  # fmt: skip

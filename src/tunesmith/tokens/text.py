@@ -13,7 +13,7 @@ import os
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -46,10 +46,13 @@ class Piece:
 
 @dataclass
 class Losses:
-    """What did not fit: rows cut at the limit, the tokens they lost, and rows left out because no learnt token was left."""
+    """How long rows with answers were before the limit cut them, 8 bytes a row, and how many were left out because no learnt token was left.
 
-    cut_rows: int = 0
-    cut_tokens: int = 0
+    Attributes: lengths (tokens of each row), answers (from the first token of its last answer to its end; 0: none), left_out.
+    """
+
+    lengths: array[int] = field(default_factory=lambda: array("I"))
+    answers: array[int] = field(default_factory=lambda: array("I"))
     left_out: int = 0
 
 
@@ -59,7 +62,7 @@ class TextExamples:
     Args:
         sequences: in order; read once.
         folder: where the nameless file may lie.
-        losses: counted while `sequences` is read.
+        losses: noted while `sequences` is read.
 
     Attributes:
         lengths_N: places of each sequence; learnt_N: learnt tokens of each; rows_N: the row each came from; losses.
@@ -100,6 +103,14 @@ class TextExamples:
 
     def __len__(self) -> int:
         return len(self.lengths_N)
+
+    def whole(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+        """Tokens of each row before anything was cut, and those from where its last answer begins (None: rows without answers)."""
+        if self.losses.lengths:
+            return np.frombuffer(self.losses.lengths, np.uint32), np.frombuffer(self.losses.answers, np.uint32)
+        # Nothing of a document is cut, and its pieces share a token each: places of all of them, and the first token.
+        begins = np.flatnonzero(np.diff(self.rows_N, prepend=self.rows_N[:1] + 1))
+        return np.add.reduceat(self.lengths_N, begins, dtype=np.int64) + 1, None
 
     def sequence(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Ids of a sequence, and which of them are learnt."""
@@ -194,7 +205,7 @@ def answers(
         limit: most tokens of a sequence.
         keep: what is kept of a longer one: head or tail.
         learn: every answer, or the last.
-        losses: counts what is cut and left out.
+        losses: gets each row's length, and counts those left out.
 
     Raises:
         UserError: another way to keep something of a long row is asked for.
@@ -208,12 +219,13 @@ def answers(
         encoded = tokenizer.library.encode_batch([text for text, _ in texts], add_special_tokens=False)
         for one, (_, spans) in zip(encoded, texts, strict=True):
             row += 1
-            ids, marks = _marked(one, spans, set(ends))
+            ids, marks, last = _marked(one, spans, set(ends))
             if marks and marks[-1] and ids[-1] not in ends:
                 ids, marks = [*ids, ends[0]], [*marks, True]
+            losses.answers.append(len(ids) - last)
             ids, marks = prefix + ids, [False] * len(prefix) + marks
+            losses.lengths.append(len(ids))
             if len(ids) > limit:
-                losses.cut_rows, losses.cut_tokens = losses.cut_rows + 1, losses.cut_tokens + len(ids) - limit
                 ids, marks = (ids[-limit:], marks[-limit:]) if keep == "tail" else (ids[:limit], marks[:limit])
             if not any(marks[1:]):
                 losses.left_out += 1
@@ -221,17 +233,18 @@ def answers(
             yield Piece(np.asarray(ids, np.int32), np.asarray(marks, bool), row)
 
 
-def _marked(encoded: Any, spans: Sequence[tuple[int, int]], ends: set[int]) -> tuple[list[int], list[bool]]:
-    """Token ids and which of them belong to an answer; what a template writes after the end mark of an answer does not."""
+def _marked(encoded: Any, spans: Sequence[tuple[int, int]], ends: set[int]) -> tuple[list[int], list[bool], int]:
+    """Token ids, which of them belong to an answer (what a template writes after its end mark does not), and where the last answer begins."""
     ids, offsets = encoded.ids, np.asarray(encoded.offsets, np.int64).reshape(-1, 2)
-    marks = np.zeros(len(ids), bool)
+    marks, first = np.zeros(len(ids), bool), len(ids)
     for start, stop in spans:
         # A token that the prompt's last characters share with the answer's first is learnt too: it holds the answer's first word.
         inside = np.flatnonzero((offsets[:, 0] < stop) & (offsets[:, 1] > start))
         last = next((i for i in inside[::-1] if ids[i] in ends), inside[-1] if len(inside) else None)
         if last is not None:
             marks[inside[inside <= last]] = True
-    return list(ids), marks.tolist()
+        first = int(inside[0]) if len(inside) else len(ids)
+    return list(ids), marks.tolist(), first
 
 
 def documents(tokenizer: Tokenizer, texts: Iterator[Sequence[str]], end: int, limit: int) -> Iterator[Piece]:
