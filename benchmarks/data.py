@@ -293,12 +293,12 @@ def peer(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
         if key not in seen:
             seen.add(key)
             first.append(at)
-    kind = MinHash(num_perm=128).hashvalues.dtype
+    like = MinHash(num_perm=128)
     index = MinHashLSH(threshold=THRESHOLD, num_perm=128)
     kept = []
     unique = data.select(first)
     for at, signature in enumerate(value for batch in unique.select_columns("signature").iter(1000) for value in batch["signature"]):
-        one = LeanMinHash(seed=1, hashvalues=np.frombuffer(signature, kind))
+        one = LeanMinHash(seed=like.seed, hashvalues=np.frombuffer(signature, like.hashvalues.dtype), scheme=like.scheme)
         if not index.query(one):
             index.insert(at, one, check_duplication=False)
             kept.append(at)

@@ -200,5 +200,5 @@ def quote() -> Callable[[str], str]:
 
 
 def test_the_proposed_query_runs(tmp_path: Path) -> None:
-    query = refused(None, tmp_path).partition("for example: ")[2]
+    query = refused(None, tmp_path).partition("add one: query: ")[2]
     assert rows(query, tmp_path) == [{'the "text': "a", "order": 1}]
