@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunesmith.errors import GateFailed, Interrupted, UserError
+from tunesmith.errors import GateFailed, Interrupted, UserError, counted
 
 if TYPE_CHECKING:
     from tunesmith.pipeline import Options
@@ -84,7 +84,7 @@ def _options(runs_dir: Path, fresh: bool = False, until: str = "report", tensorb
 
 @app.command()
 def init(
-    data: Annotated[Path, typer.Argument(help="A data file, such as .csv, .jsonl, .parquet, .txt, or a folder of them.")],
+    data: Annotated[Path, typer.Argument(help="A data file, such as .csv, .jsonl, .parquet or .txt.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The recipe to write; the data file's name with .yaml when absent.")] = None,
 ) -> None:
     """Write a recipe from a data file."""
@@ -116,15 +116,16 @@ def check(
         card, tokens, seen = pipeline.check_data(recipes.of_data(what, overrides or []), rejected)
     counts = ", ".join(f"{count:,} {side}" for side, count in card["rows"].items())
     labels = f"{len(card['labels'])} labels; " if card["labels"] else ""
-    typer.echo(f"{NAMES[card['kind']]}: {counts}; {labels}{sum(card['rejected'].values()):,} rows left out")
+    typer.echo(f"{NAMES[card['kind']]}: {counts}; {labels}{counted(sum(card['rejected'].values()), 'row')} left out")
     for reason, count in sorted(card["rejected"].items(), key=lambda item: -item[1]):
         typer.echo(f"  left out, {reason}: {count:,}")
     for step, count in card["changed"].items():
-        typer.echo(f"  cleaned, {step}: {count:,} texts")
+        typer.echo(f"  cleaned, {step}: {counted(count, 'text')}")
     said = [tokens["said"]] if tokens else []
     for text in [*card["notes"], *said, *(f"warning: {w}" for w in card["warnings"]), *(f"look at: {text}" for text in seen)]:
         typer.echo(f"  {text}")
-    typer.echo("The data can be used. Next: " + (f"tunesmith run {what}" if recipe else f"tunesmith init {what}"))
+    after = f"tunesmith run {what}" if recipe else f"tunesmith init {what}" if Path(what).is_file() else "a recipe with this as data.train, then tunesmith run"
+    typer.echo(f"The data can be used. Next: {after}")
 
 
 @app.command()

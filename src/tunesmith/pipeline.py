@@ -24,6 +24,8 @@ from tunesmith.settings import write_yaml
 from tunesmith.stages import FORMAT, GENERAL, Context, begin, content, evaluate, evaluate_text, inspect, prepare, reader, report, train
 
 STAGES = {"prepare": prepare.stage, "inspect": inspect.stage, "begin": begin.stage, "train": train.stage, "evaluate": evaluate.stage, "report": report.stage}
+MODEL_FILES = (".json", ".safetensors", ".jinja", ".txt")
+"""What decides what a model does."""
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "scikit-learn", "pyarrow")
 
 
@@ -145,7 +147,9 @@ def check_data(recipe: Recipe, rejected: Path | None = None) -> Checked:
         As `check`, without a token report: that takes a base.
     """
     with tempfile.TemporaryDirectory() as folder:
-        card, seen = _prepared(recipe, Path(folder), rejected, preparation.Handed())
+        if recipe.data.duplicates.meaning is not None:
+            raise UserError("`data.duplicates.meaning` takes a base, which a check of data alone has none of", "command line", "check a recipe")
+        card, seen = _prepared(recipe, Path(folder), rejected, prepare.handed(recipe, None))
     return card, {}, seen
 
 
@@ -155,7 +159,7 @@ def _prepared(recipe: Recipe, folder: Path, rejected: Path | None, handed: prepa
     if rejected is not None:
         write_bytes(rejected, (folder / "rejected.jsonl").read_bytes())
     # Vectors are asked of a run alone: a check answers in seconds.
-    return card, inspect.findings(inspect.into(folder, recipe.name, InspectSettings(), None))
+    return card, inspect.findings(inspect.into(folder, recipe.name, InspectSettings(terms=recipe.data.inspect.terms), None))
 
 
 def versions() -> dict[str, str]:
@@ -198,7 +202,8 @@ def _gate(one: Run, recipe: Recipe) -> None:
 def _inputs(recipe: Recipe) -> tuple[dict[str, str], catalog.Base]:
     """Hashes of the data files, and the base."""
     hashes = {side: parts.digest(found) for side, found in preparation.inputs(recipe.data).items()}
-    beside = {"corrections": recipe.data.corrections, "synonyms": recipe.data.augment.synonyms, GENERAL: evaluate_text.general_file(recipe)}
+    beside = {key: getattr(getattr(recipe.data, section), key) for section, key in recipes.BESIDE}
+    beside |= {"corrections": recipe.data.corrections, GENERAL: evaluate_text.general_file(recipe)}
     hashes |= {name: _hash_of(Path(path)) for name, path in beside.items() if path is not None}
     return hashes, catalog.resolve(recipe.model)
 
@@ -208,5 +213,9 @@ def _identity(recipe: Recipe, files: dict[str, str], base: catalog.Base) -> str:
 
 
 def _hash_of(path: Path) -> str:
+    """Of a file, or of a model: a run's, or a folder's."""
+    if path.is_dir():
+        folder = path / "model" if (path / "model").is_dir() else path
+        return sha256_json({str(one.relative_to(folder)): sha256_file(one) for one in sorted(folder.rglob("*")) if one.suffix in MODEL_FILES and one.is_file()})
     sources.kind_of(path)  # raises the right error for what it is
     return sha256_file(path)

@@ -23,7 +23,7 @@ from tunesmith.objectives.classification import ClassificationSettings
 from tunesmith.settings import Settings, build, read_yaml, with_override
 from tunesmith.training.settings import TrainSettings
 
-LISTS = (("augment", "synonyms"), ("augment", "masked"), ("augment", "writer"), ("privacy", "names"))
+BESIDE = (("augment", "synonyms"), ("augment", "masked"), ("augment", "writer"), ("privacy", "names"), ("inspect", "terms"))
 """Keys below `data` that name a file or a folder."""
 LANGUAGE_BASE = "starter/scribe"
 """The base of an objective that writes texts, where the recipe names none."""
@@ -157,7 +157,7 @@ def _placed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     out = dict(values)
     if isinstance(data := values.get("data"), dict):
         out["data"] = data | {key: _source_placed(data[key], folder) for key in (*SIDES, "corrections") if key in data}
-        for section, key in LISTS:
+        for section, key in BESIDE:
             if isinstance(one := data.get(section), dict) and isinstance(one.get(key), str):
                 out["data"][section] = one | {key: _source_placed(one[key], folder)}
     model = values.get("model")

@@ -118,6 +118,7 @@ def test_nothing_that_was_hidden_stays_in_clear(tmp_path: Path, action: str) -> 
     with open(path, "a") as file:
         file.write(f'{{"text": "cut {PERSON[2]}"\n')
     more: dict[str, Any] = {"train": str(path), "together": "who", "time": "when", "on_bad_row": "reject", "privacy": {"action": action}}
+    more["attributes"] = ["who"]
     card, kept, _left = prepare(tmp_path, **more)
     stored = everything(tmp_path / "out")
     assert not [value for value in PERSON if value.encode() in stored]
@@ -362,3 +363,29 @@ def test_preferences_of_three_layouts(tmp_path: Path, form: str) -> None:
         sentence(200),
         2.0,
     )
+
+
+def test_what_needs_labels_is_refused_without_them(tmp_path: Path) -> None:
+    data = [{"text": sentence(i)} for i in range(20)]
+    for more, key in (({"split_by": "strata"}, "split_by: strata"), ({"balance": {"how": "over"}}, "balance.how")):
+        with pytest.raises(UserError, match=f"`data.{key}` does not go with documents, which have no labels"):
+            prepare(tmp_path, data, "document", **more)
+
+
+def test_a_bad_row_out_of_scope_stops_nothing(tmp_path: Path) -> None:
+    other = write(tmp_path / "other.jsonl", [{"text": "something else"}, {"text": ""}])
+    card, kept, left = prepare(tmp_path, labelled(40), out_of_scope=str(other))
+    assert card["rows"]["out_of_scope"] == 1 and card["rejected"] == {"no text": 1} and left[0]["file"] == "other.jsonl" and kept["out_of_scope"][0]["labels"] == []
+
+
+def test_names_that_only_a_model_finds_are_hidden_everywhere(tmp_path: Path) -> None:
+    data = labelled(30)
+    data[0]["text"] += " says Ann"
+    data[1] = {**data[1], "text": "", "who": "Ann"}
+
+    def named(asked: Any) -> list[list[tuple[int, int, str]]]:
+        return [[(at, at + 3, "name")] if (at := text.find("Ann")) >= 0 else [] for text in asked]
+
+    settings = {"action": "mask", "names": str(tmp_path)}
+    prepare(tmp_path, data, handed=room.Handed(named=named), privacy=settings, on_bad_row="reject")
+    assert b"Ann" not in everything(tmp_path / "out")

@@ -1,8 +1,10 @@
-"""The length report against counting row by row, and against what the encoder and the planner really do."""
+"""The length report against counting row by row, against what the encoder and the planner really do, and as a run has it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tunesmith import starters
 from tunesmith.report import page
-from tunesmith.sections import Section, Table, Verdict, Words
-from tunesmith.tokens import batches, encode, lengths
+from tunesmith.sections import Bars, Section, Table, Verdict, Words
+from tunesmith.stages.train import token_report
+from tunesmith.tokens import batches, chat, encode, lengths, text, tokenizer
+from tunesmith.tokens.examples import Targets, TokenExamples
+from tunesmith.tokens.reader import Reader
 
 some = settings(max_examples=60, deadline=None, derandomize=True)
 rows = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), min_size=1, max_size=80)
@@ -96,11 +102,33 @@ def test_answers_that_would_be_cut_raise_the_recommendation() -> None:
     found = lengths.report(lengths_N, 64, "head", answers_N)
     assert found["recommended"]["limit"] == 128 and found["answers_cut"] == 5 and found["answers_lost"] == 0
     assert found["said"] == (
-        "Training rows have 60 tokens at the median, 60 at the 95th percentile, 70 at most. 5 rows of 100 (5.0 %) go beyond the limit of 64 and lose "
-        "30 tokens (0.5 %) at their ends. The last answer is cut in 5 of them and lost in 0. Recommended: model.max_tokens: 128, as 128 is the smallest "
-        "of 64, 128 that keeps 99% of the tokens and of the answers: it keeps 100 % and leaves 100 % of the answers whole."
+        "Training rows have 60 tokens at the median, 60 at the 95th percentile, 70 at most. The limit of 64 cuts 30 tokens (0.5 %) from the ends of "
+        "5 of 100 rows (5.0 %). Last answers cut: 5; lost: 0. To lose less: model.max_tokens: 128 keeps 100 % of the tokens and 100 % of the last "
+        "answers whole; model.truncation: tail keeps the last answers."
     )
-    assert lengths.report(lengths_N, 64, "tail", answers_N)["answers_cut"] == 0
+    assert found["recommended"]["reason"] == (
+        "128 is the smallest of 64, 128 that keeps 99% of the tokens and of the answers: it keeps 100 % and leaves 100 % of the answers whole"
+    )
+    tail = lengths.report(lengths_N, 64, "tail", answers_N)
+    assert tail["said"].endswith("cuts 30 tokens (0.5 %) from the beginnings of 5 of 100 rows (5.0 %). Last answers cut: 0; lost: 0.")
+
+
+@pytest.mark.parametrize(
+    ("truncation", "said"),
+    [
+        ("head", "cuts 1 token (0.8 %) from the ends of 1 of 2 rows (50.0 %). To lose less: model.truncation: windows reads all of every row."),
+        ("tail", "cuts 1 token (0.8 %) from the beginnings of 1 of 2 rows (50.0 %). To lose less: model.truncation: windows reads all of every row."),
+        ("head_tail", "cuts 1 token (0.8 %) from the middles of 1 of 2 rows (50.0 %). To lose less: model.truncation: windows reads all of every row."),
+        ("pairs", "cuts 1 token (0.8 %) from the longer texts of 1 of 2 rows (50.0 %)."),
+        ("windows", "at most; those beyond 64 are read in overlapping windows, 1 more than there are rows, and nothing is cut."),
+        ("pieces", "at most; those beyond 64 are read in pieces, 1 more than there are rows, and nothing is cut."),
+    ],
+)
+def test_what_is_cut_and_what_to_do_is_said(truncation: Any, said: str) -> None:
+    found = lengths.report(np.array([60, 65]), 64, truncation, longest=64)
+    assert found["said"].startswith("Training rows have 60 tokens at the median, 65 at the 95th percentile, 65 at most") and found["said"].endswith(said)
+    whole = lengths.report(np.array([60, 64]), 64, truncation, longest=64)
+    assert whole["said"].endswith("64 at most; the limit of 64 cuts none.") and whole["windows"] == 0
 
 
 def test_a_base_that_reads_too_little_is_said() -> None:
@@ -108,7 +136,7 @@ def test_a_base_that_reads_too_little_is_said() -> None:
     assert found["recommended"]["reason"].startswith("the base reads 512 tokens at most, which keeps 51.2 % of them: divide long rows")
     assert "Recommended" not in found["said"]
     windows = lengths.report(np.array([1000] * 10), 512, "windows", longest=512)
-    assert windows["said"].endswith("rows longer than 512 are read in overlapping windows, 20 more than there are rows; nothing is cut.")
+    assert windows["recommended"]["reason"] == "the base reads 512 tokens at most; longer rows are divided and lose nothing" and windows["windows"] == 20
 
 
 def test_shares_are_rounded_neither_to_nothing_nor_to_all() -> None:
@@ -122,5 +150,70 @@ def test_the_blocks_are_drawn() -> None:
     table = next(block for block in blocks if isinstance(block, Table) and block.columns[0] == "limit")
     assert [row[0] for row in table.rows] == [64, 128, 256, 512] and table.emphasis == 3
     assert table.rows[1] == [128, 2, 50.0, pytest.approx(100 * (172 + 572) / 1100), 0, 2]
+    (bars,) = (block for block in blocks if isinstance(block, Bars))
+    assert bars.emphasis == 2 and bars.values[2] == 0 and found["padding"]["used"] == "packed"
+    assert isinstance(blocks[-1], Words) and blocks[-1].text == f"Packed batches spare {4 * 128 - (10 + 90 + 128 + 128)} tokens of padding an epoch."
+    assert Words(f"Recommended limit: {found['recommended']['reason']}.") in blocks
     assert "<svg" in page.render("t", "s", Verdict("v"), [Section("lengths", "Lengths", blocks)])
-    assert lengths.blocks(lengths.report(np.array([5]), 64))
+    one = lengths.report(np.array([5]), 64)
+    assert one["padding"]["used"] == "sorted" and isinstance(lengths.blocks(one)[-1], Bars)  # nothing is spared, so nothing is said of it
+    divided = next(block for block in lengths.blocks(lengths.report(np.array([500]), 64, "windows")) if isinstance(block, Table) and "limit" in block.columns)
+    assert divided.caption == "What a limit would cut, if nothing is divided; the recommended one is stressed"
+
+
+def reader_of(base: str, limit: int, truncation: Any, scratch: Path) -> Reader:
+    return Reader(tokenizer.load(starters.base_folder(base)), limit, truncation, scratch)
+
+
+WORDS = ["one", "one two three four five six seven eight nine ten", "one " * 30]
+
+
+@pytest.mark.parametrize(("truncation", "made"), [("head", [3, 10, 10]), ("windows", [3, 18, 48])])
+def test_the_report_of_texts_with_labels(tmp_path: Path, truncation: Any, made: list[int]) -> None:
+    read = reader_of("starter/minilm", 10, truncation, tmp_path)
+    tokens = encode.encode(read.tokenizer, WORDS, None, read.limit, truncation)
+    found = token_report(TokenExamples(tokens, Targets(None), 0), read, 512, 2)
+    assert [found[key] for key in ("rows", "total", "p50", "most", "limit", "truncation")] == [3, 3 + 12 + 32, 12, 32, 10, truncation]
+    assert (found["cut_rows"], found["cut_tokens"]) == ((2, 2 + 22) if truncation == "head" else (0, 0))
+    assert found["windows"] == len(tokens.offsets_Q) - len(tokens.rows_N) and found["padding"]["batch_rows"] == 2
+    assert found["recommended"]["limit"] == 64 and ("model.max_tokens: 64 keeps 100 % of the tokens;" in found["said"]) is (truncation == "head")
+    unknown = token_report(TokenExamples(tokens, Targets(None), 0), read)
+    assert unknown["recommended"]["limit"] == 10 and "max_tokens" not in unknown["said"]
+
+
+def test_the_report_of_pairs_proposes_no_windows(tmp_path: Path) -> None:
+    read = reader_of("starter/minilm", 16, "head", tmp_path)
+    tokens = encode.encode(read.tokenizer, WORDS, ["one two", "one", None], read.limit)
+    found = token_report(TokenExamples(tokens, Targets(None), 0), read, 16)
+    assert found["said"].endswith("cuts 16 tokens (30.8 %) from the longer texts of 1 of 3 rows (33.3 %).")  # 6, 14 and 32
+
+
+def test_the_report_of_answers_and_of_documents(tmp_path: Path) -> None:
+    read = reader_of("starter/scribe", 24, "head", tmp_path)
+    written = chat.load(starters.base_folder("starter/scribe"), "none")
+    ends = text.end_of(read.tokenizer, {}, written)
+    pairs = [("one two", " three four"), ("one " * 40, "two"), ("one", " two" * 40)]
+    rows = [[{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}] for prompt, answer in pairs]
+    losses = text.Losses()
+
+    def cut(limit: int) -> Iterator[text.Piece]:
+        return text.answers(read.tokenizer, written, iter([rows]), ends, limit, "head", "every", losses)
+
+    whole = list(cut(512))
+    sizes, learnt = [len(piece.ids) for piece in whole], [int(np.sum(piece.learnt)) for piece in whole]
+    losses = text.Losses()
+    examples = text.TextExamples(cut(24), tmp_path, losses)
+    found = token_report(examples, read, 24)
+    assert (found["total"], found["most"], found["cut_rows"], found["cut_tokens"]) == (sum(sizes), max(sizes), 2, sizes[1] + sizes[2] - 48)
+    assert (found["answers_cut"], found["answers_lost"], found["left_out"], found["sequences"]) == (1, 1, 1, 2)
+    assert found["learnt"] == learnt[0] + 24 - (sizes[2] - learnt[2]) and found["tokens"] == sizes[0] - 1 + 23
+    assert found["said"].endswith(
+        f"Last answers cut: 1; lost: 1. To lose less: model.truncation: tail keeps the last answers. {found['learnt']} of {found['tokens']} tokens are "
+        "learnt. Rows left out, as the limit cuts away all that was to be learnt: 1."
+    )
+    texts = ["one two", "one " * 100]
+    read = reader_of("starter/scribe", 24, "tail", tmp_path)  # documents are divided, whatever the recipe says of longer rows
+    documents = text.TextExamples(text.documents(read.tokenizer, iter([texts]), ends[0], 24), tmp_path, text.Losses())
+    found = token_report(documents, read)
+    assert (found["rows"], found["cut_rows"], found["truncation"], found["windows"]) == (2, 0, "pieces", len(documents) - 2) and found["windows"] > 2
+    assert found["learnt"] == found["tokens"] == found["total"] - 2 and found["said"].endswith("more than there are rows, and nothing is cut.")

@@ -105,7 +105,7 @@ def test_answers_and_their_end_marks_are_learnt_and_nothing_else(reader: tokeniz
         assert text_of(reader, piece.ids) == Chat(template, {"eos_token": "<|end|>"}).write(dialogue, False)
         (last,), _ = cut(reader, template, [dialogue], learn="last")
         assert learnt(reader, last) == [f"two three{end}"] and np.array_equal(last.ids, piece.ids)
-        assert losses == Losses()
+        assert losses.left_out == 0
 
 
 def test_the_newline_after_an_end_mark_is_the_templates(reader: tokenizer.Tokenizer) -> None:
@@ -164,15 +164,14 @@ def test_truncation_keeps_the_head_or_the_tail_and_counts(reader: tokenizer.Toke
         (piece,), losses = cut(reader, TEMPLATE, [long, turns("one", "two")][:1], limit=size - 4, keep=keep)
         kept = slice(0, size - 4) if keep == "head" else slice(4, size)
         assert np.array_equal(piece.ids, whole.ids[kept]) and np.array_equal(piece.learnt, whole.learnt[kept])
-        assert losses == Losses(cut_rows=1, cut_tokens=4, left_out=0)
-    _, losses = cut(reader, TEMPLATE, [long], limit=size)
-    assert losses == Losses()
+        assert (list(losses.lengths), losses.left_out) == ([size], 0)
 
 
 def test_rows_whose_answers_are_cut_away_are_left_out_and_counted(reader: tokenizer.Tokenizer) -> None:
     rows = [turns("one", "two"), turns("hello there my old friend " * 5, "one"), turns("three", "four")]
     pieces, losses = cut(reader, TEMPLATE, rows, limit=12)
-    assert [piece.row for piece in pieces] == [0, 2] and losses.left_out == 1 and losses.cut_rows == 1 and losses.cut_tokens > 12
+    assert [piece.row for piece in pieces] == [0, 2] and losses.left_out == 1
+    assert [n > 12 for n in losses.lengths] == [False, True, False]
     pieces, losses = cut(reader, TEMPLATE, rows, limit=12, keep="tail")
     assert [piece.row for piece in pieces] == [0, 1, 2] and losses.left_out == 0
     assert [learnt(reader, piece) for piece in pieces] == [["two<|end|>"], ["one<|end|>"], ["four<|end|>"]]
@@ -182,6 +181,26 @@ def test_a_first_token_alone_cannot_be_learnt(reader: tokenizer.Tokenizer) -> No
     """Nothing stands before it that could predict it: with a limit that leaves the mark there alone, the row is left out."""
     pieces, losses = cut(reader, "", [turns("", "a")], [1], limit=1)
     assert pieces == [] and losses.left_out == 1
+
+
+@pytest.mark.parametrize("learn", ["every", "last"])
+@pytest.mark.parametrize(("template", "behind"), [(TEMPLATE, 0), (CHATML, 1), (ENDLESS, 0), ("", 0)], ids=["own", "newline behind", "no end mark", "as it is"])
+def test_each_row_tells_its_length_and_its_last_answers(reader: tokenizer.Tokenizer, template: str, behind: int, learn: str) -> None:
+    rows = [turns("How are you?", "hello there", "one", "two three"), turns("one two three four five", "six"), turns("one", "two")]
+    whole, _ = cut(reader, template, rows, [1, 6], learn=learn)
+    lasts = [piece.learnt.tolist()[::-1] for piece in whole if piece.learnt is not None]
+    for limit in (512, 12, 3):
+        _, losses = cut(reader, template, rows, [1, 6], limit=limit, learn=learn)
+        assert list(losses.lengths) == [len(piece.ids) for piece in whole]
+        # From the row's end backwards: what the template writes behind, then the learnt tokens of the last answer.
+        assert list(losses.answers) == [behind + [*marks[behind:], False].index(False) for marks in lasts]
+
+
+def test_a_prefix_belongs_to_the_row_and_not_to_its_answer(reader_with_first: tokenizer.Tokenizer) -> None:
+    _, losses = cut(reader_with_first, "", [turns("one two", " three"), turns("one", "")], [1], limit=2)
+    (whole, bare), _ = cut(reader_with_first, "", [turns("one two", " three"), turns("one", " x")], [1])
+    assert losses.lengths[0] == len(whole.ids) and losses.answers[0] == sum(whole.learnt)
+    assert losses.answers[1] == 0 and losses.lengths[1] == len(bare.ids) - sum(bare.learnt)  # an answer without a token, and no end mark
 
 
 def test_rows_are_numbered_across_batches(reader: tokenizer.Tokenizer) -> None:
@@ -208,6 +227,15 @@ def test_every_token_of_a_document_is_learnt_once(reader: Any, reader_with_first
         assert [token for piece in mine for token in piece.ids[1:].tolist()] == whole[1:]
         assert [piece.ids[0] for piece in mine] == [whole[start] for start in range(0, len(whole) - 1, limit - 1)]
     assert [piece.row for piece in pieces] == sorted(piece.row for piece in pieces)
+
+
+def test_documents_tell_their_lengths(reader: tokenizer.Tokenizer, reader_with_first: tokenizer.Tokenizer, tmp_path: Path) -> None:
+    texts = ["one two three four " * 9, "a", "hello there", "one " * 40, "b"]
+    for one in (reader, reader_with_first):
+        wanted = [len(one.prefix) + len(one.library.encode(text, add_special_tokens=False).ids) + 1 for text in texts]
+        for limit in (2, 7, 500):
+            whole_N, answers_N = TextExamples(documents(one, iter([texts]), 1, limit), tmp_path, Losses()).whole()
+            assert whole_N.tolist() == wanted and answers_N is None
 
 
 def test_a_document_ends_with_its_mark(reader: tokenizer.Tokenizer) -> None:

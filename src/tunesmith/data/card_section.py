@@ -62,7 +62,8 @@ def _changed(card: Mapping[str, Any]) -> list[Any]:
         caption = "Texts that each step changed; as they were, they stand in data/rejected.jsonl"
         out.append(Table(["cleaned", "texts"], [list(one) for one in Counter(card["changed"]).most_common()], caption))
     if found := {kind: count for kind, count in card.get("personal", {}).items() if kind != "rows"}:
-        out.append(Table(["personal data", "found"], [list(one) for one in Counter(found).most_common()], f"Personal data, found in {card['personal']['rows']:,} rows"))
+        caption = f"Personal data, found in {card['personal']['rows']:,} rows"
+        out.append(Table(["personal data", "found"], [list(one) for one in Counter(found).most_common()], caption))
     origins = {name: count for name, count in card.get("origins", {}).items() if name != "original"}
     if origins:
         counts: list[list[Any]] = [["original", card["origins"].get("original", 0)], *map(list, origins.items())]

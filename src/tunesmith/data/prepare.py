@@ -119,6 +119,8 @@ def prepare(
     """
     if wrong := [key for keys in KEYS.values() for key in keys if key not in KEYS[kind] and getattr(settings, key)]:
         raise UserError(f"`data.{wrong[0]}` does not go with {card.NAMES[kind]}", "recipe", "leave it out, or set data.rows to what the rows are")
+    if kind != "labelled" and (key := "split_by: strata" if settings.split_by == "strata" else "balance.how" if settings.balance.how else ""):
+        raise UserError(f"`data.{key}` does not go with {card.NAMES[kind]}, which have no labels", "recipe", "leave it out")
     notes: list[str] = []
     parts = inputs(settings, notes)
     place = str(parts["train"][0].path if len(parts["train"]) == 1 else sources_of(settings, "train")[0].source)
@@ -229,19 +231,15 @@ def _checked(first: FirstPass, rejected: Path | None) -> Counter[str]:
     for number in (SAME_ID, LONELY):
         if count := int((book.verdict == number).sum()):
             left_out[REASONS[number][0]] += count
-    bad = left_out.total() - sum(left_out[reason] for reason in UNSTOPPING)
+    bad = first.stopping + int(np.isin(book.verdict, (SAME_ID, LONELY)).sum())
     if bad and settings.on_bad_row == "stop":
         raise _stopped(first, bad, rejected)
     return left_out
 
 
-UNSTOPPING = ("personal data", "dropped by hand", "nothing left", "too short", "too long", "another language")
-"""Reasons that the recipe itself gave: such rows never stop a run."""
-
-
 def _stopped(first: FirstPass, count: int, rejected: Path | None) -> Problems:
     """The error for bad rows when the recipe says stop; all of them are written to `rejected`."""
-    shown = [bad for bad in first.shown if bad.reason not in UNSTOPPING]
+    shown = list(first.shown)
     with open(first.work / "rejected.jsonl", "ab") as file:
         for start, batch in first.batches():
             verdict = first.book.verdict[start : start + batch.num_rows]

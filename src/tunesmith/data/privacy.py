@@ -237,27 +237,27 @@ def normal(value: str, kind: str, countries: tuple[str, ...] = ()) -> str:
     return identifiers.compact(value)
 
 
-def hide_in(value: Any, settings: PrivacySettings, key: bytes) -> Any:
+def hide_in(value: Any, settings: PrivacySettings, key: bytes, named: Named | None = None) -> Any:
     """`hide` for every text of a JSON value, keys and whole numbers too: for rejected rows, which hold what was read.
 
     Args:
         value: nested dicts, lists, texts, numbers, booleans, None; not changed.
-        settings, key: as for `hide`.
+        settings, key, named: as for `hide`.
 
     Returns:
         A copy. A number in which something is found becomes text. Two keys that get the same mark are told apart by a count.
     """
     if isinstance(value, str):
-        return hide([value], settings, key).texts[0]
+        return hide([value], settings, key, named).texts[0]
     if isinstance(value, int) and not isinstance(value, bool):
-        hidden = hide([str(value)], settings, key).texts[0]
+        hidden = hide([str(value)], settings, key, named).texts[0]
         return value if hidden == str(value) else hidden
     if isinstance(value, dict):
         out: dict[Any, Any] = {}
         for name, inner in value.items():
-            hidden = one = hide_in(name, settings, key)
+            hidden = one = hide_in(name, settings, key, named)
             while one in out:
                 one = f"{hidden} ({len(out) + 1})"
-            out[one] = hide_in(inner, settings, key)
+            out[one] = hide_in(inner, settings, key, named)
         return out
-    return [hide_in(inner, settings, key) for inner in value] if isinstance(value, (list, tuple)) else value
+    return [hide_in(inner, settings, key, named) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -42,6 +42,8 @@ TELL_SECONDS = 0.5
 RECURRING_ROWS = 20_000
 """The first training rows, by which lines that recur are told."""
 
+UNSTOPPING = ("personal data", "dropped by hand", "nothing left", "too short", "too long", "another language")
+"""Reasons that the recipe itself gave: such rows never stop a run; nor do those of texts out of scope, which are only measured."""
 NOT_SHARED: dict[str, Any] = {"id": None, "together": None, "time": None, "attributes": []}
 """What every kind of row has, for rows that are only measured."""
 
@@ -92,7 +94,8 @@ class _Pending(NamedTuple):
 class FirstPass:
     """Reads, checks, mends and stages the rows of one file after another; a context in which its files are open.
 
-    Attributes: book (facts of the staged rows), shares (of valid and test), rejected (bad rows by reason), shown (the first of them), notes,
+    Attributes: book (facts of the staged rows), shares (of valid and test), rejected (bad rows by reason), stopping (how many of them
+    stop a run under `on_bad_row: stop`), shown (the first of these), notes,
     columns (of train), staged, changed (texts changed, by step), personal (findings by kind), corrections (by id) and those that were
     corrected, labels (of rows to be divided: name -> how often, and the index of the first).
     """
@@ -111,6 +114,7 @@ class FirstPass:
         self.book, self.staged = Ledger(work), work / "staged.arrow"
         self.parts: list[Part] = []
         self.rejected: Counter[str] = Counter()
+        self.stopping = 0
         self.shown: list[BadRow] = []
         self.columns: dict[str, str] = {}
         self.changed: Counter[str] = Counter()
@@ -227,16 +231,17 @@ class FirstPass:
     def reject(self, bad: BadRow) -> None:
         """Leave a row out."""
         self.rejected[bad.reason] += 1
+        self.stopping += bad.reason not in UNSTOPPING and self._side != "out_of_scope"
         hidden = self.hidden(bad)
         self._bad.write(rejected_line(hidden))
-        if len(self.shown) < MOST_SHOWN:
+        if len(self.shown) < MOST_SHOWN and bad.reason not in UNSTOPPING and self._side != "out_of_scope":
             self.shown.append(hidden)
 
     def hidden(self, bad: BadRow) -> BadRow:
         """The same without the personal data that the recipe says shall go."""
         if self.settings.privacy.action in (None, "report"):
             return bad
-        what, row = (privacy.hide_in(value, self.settings.privacy, self._key) for value in (bad.what, bad.row))
+        what, row = (privacy.hide_in(value, self.settings.privacy, self._key, self._named) for value in (bad.what, bad.row))
         return BadRow(bad.source, bad.line, bad.reason, what, bad.remedy, row)
 
     def _add(self, line: int, row: Row, shared: dict[str, Any]) -> None:
@@ -344,9 +349,10 @@ class FirstPass:
                 values[at] = texts.put(values[at], self.kind, [text for text, _ in new])
                 if not one.named:  # a plain hash of a text could be guessed back to what was hidden in it
                     values[at]["id"] = hashlib.blake2b(one.row.key.encode(), digest_size=8, key=self._key[:64]).hexdigest()
-            for name in ("id", "together", "time", "attributes"):
+            for name in ("id", "together", "time"):
                 if name != "id" or one.named:
-                    values[at][name] = privacy.hide_in(values[at][name], names, self._key)
+                    values[at][name] = privacy.hide_in(values[at][name], names, self._key, self._named)
+            values[at]["attributes"] = [(name, privacy.hide_in(value, names, self._key, self._named)) for name, value in values[at]["attributes"]]
         return kept
 
     def _facts(self, one: _Pending, index: int) -> bytes:

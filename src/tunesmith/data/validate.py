@@ -60,6 +60,8 @@ class InspectSettings(Settings):
 
     labels: bool = False
     """Probable label errors among the training rows: data/label_errors.csv to correct, and a page of the worst."""
+    terms: str | None = None
+    """A YAML file of identity terms in place of the English ones that come along: dimension -> group -> words. null: those."""
     coverage: bool = False
     """Clusters and thin regions of the training rows, and test rows far from all of them."""
 

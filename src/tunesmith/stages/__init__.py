@@ -68,9 +68,12 @@ def content(recipe: Recipe) -> dict[str, Any]:
     del values["name"]
     for side in SIDES:
         if named := preparation.sources_of(recipe.data, side):
-            values["data"][side] = "file" if len(named) == 1 else [one.weight for one in named]
+            values["data"][side] = "file" if len(named) == 1 and named[0].weight == 1 else [one.weight for one in named]
     if recipe.data.corrections is not None:
         values["data"]["corrections"] = "file"
+    for section, key in recipes.BESIDE:
+        if values["data"][section][key] is not None:
+            values["data"][section][key] = "file"
     values["model"]["base"] = "base"
     if recipe.evaluate.general and not recipe.evaluate.general.startswith(starters.PREFIX):
         values["evaluate"]["general"] = "file"

@@ -17,14 +17,12 @@ from tunesmith.data import bias, datasheet, diversity, labels, rows
 from tunesmith.data.validate import InspectSettings
 from tunesmith.files import read_json, sha256_json, write_bytes, write_json
 from tunesmith.runs import Run
-from tunesmith.stages import FORMAT, Context, embedder, plain
+from tunesmith.stages import FORMAT, Context, content, embedder, plain
 
 OUTPUTS = ["data/inspection.json", "data/DATASHEET.md", "data/label_errors.csv?", "data/label_errors.html?"]
 COVERAGE_ROWS = 20_000
 """Training rows whose regions are looked for; k-means and nearest rows of as many take seconds."""
 COVERAGE_TEST_ROWS = 5_000
-SHOWN = 100
-"""Probable label errors in the report's own page; the file to correct has all."""
 
 Vectors = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 
@@ -33,7 +31,8 @@ def stage(context: Context, kin: list[Run]) -> None:
     """Look at the rows, or reuse what was seen."""
     run, settings = context.run, context.recipe.data.inspect
     asks = settings.labels or settings.coverage
-    decides = {"rows": run.output_hash("prepare"), "settings": settings.model_dump(), "base": context.found.sha256 if asks else "", "format": FORMAT}
+    decides: dict[str, Any] = {"rows": run.output_hash("prepare"), "settings": content(context.recipe)["data"]["inspect"], "format": FORMAT}
+    decides |= {"terms": context.files.get("terms"), "base": context.found.sha256 if asks else ""}
 
     def work() -> None:
         into(run.folder / "data", run.name, settings, embedder(context.found, context.recipe, context.progress("embed")))
@@ -62,7 +61,7 @@ def into(folder: Path, name: str, settings: InspectSettings, vectors: Vectors | 
     if (folder / "test.parquet").exists():
         tests = diversity.sample(rows.batches(folder / "test.parquet"), COVERAGE_TEST_ROWS)[0].column("text").to_pylist()
     seen: dict[str, Any] = {
-        "bias": bias.report(sample, count),
+        "bias": bias.report(sample, count, bias.read_terms(Path(settings.terms)) if settings.terms else bias.IDENTITY),
         "lexical": diversity.lexical(texts),
         "unseen": diversity.unseen(texts, tests) if tests else None,
         "regions": {},
@@ -112,6 +111,6 @@ def _suspects(folder: Path, name: str, vectors: Vectors) -> dict[str, int]:
     probabilities = labels.cross_validated(vectors(read), given, rows.strings(table, "together"))
     found = labels.listed(table, known["labels"], labels.suspects(probabilities, given))
     labels.write_suspects(folder / "label_errors.csv", found)
-    html = label_page.page(name, found[:SHOWN], len(lists), "data/label_errors.csv", "data.corrections: FILE")
+    html = label_page.page(name, found, len(lists), "data/label_errors.csv", "data.corrections: FILE")
     write_bytes(folder / "label_errors.html", html.encode())
     return {"rows": len(found), "judged": len(lists)}

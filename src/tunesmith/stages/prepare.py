@@ -43,10 +43,10 @@ def stage(context: Context, kin: list[Run]) -> None:
         run.emit({"kind": "warning", "text": text + "expect a weak model, and choose a base that knows the language"})
 
 
-def handed(recipe: Recipe, base: Base, progress: Callable[[int, int], None] = lambda done, of: None) -> Handed:
+def handed(recipe: Recipe, base: Base | None, progress: Callable[[int, int], None] = lambda done, of: None) -> Handed:
     """What the data room needs of the models, as far as the recipe asks for it."""
     data = recipe.data
-    vectors = embedder(base, recipe, progress) if data.duplicates.meaning is not None else None
+    vectors = embedder(base, recipe, progress) if base is not None and data.duplicates.meaning is not None else None
     named = None
     if data.privacy.action is not None and data.privacy.names is not None:
         from tunesmith.models import names

@@ -80,7 +80,7 @@ def report(
     report["recommended"] = _recommended(report["limits"], rows, total, longest, answered, whole)
     packed = truncation == "pieces" or pairs is not None  # as `text.TextExamples` are; texts with labels lie beside others of like length
     report["padding"] = {"used": "packed" if packed else "sorted"} | padding(values_V, counts_V, limit, batch_rows)
-    thin = np.unique(np.linspace(0, len(values_V) - 1, MOST_POINTS).astype(int))
+    thin = np.unique(np.searchsorted(values_V, np.geomspace(max(1, values_V[0]), max(1, most), MOST_POINTS).round()).clip(max=len(values_V) - 1))
     report["curve"] = [[int(values_V[at]), round(float(below_V[at] / rows), 5)] for at in thin]
     report["said"] = _said(report)
     return report
@@ -246,5 +246,5 @@ def blocks(report: Mapping[str, Any]) -> list[Block]:
         Words(f"Recommended limit: {best['reason']}."),
         Bars([names[key] for key in names], [100 * waste[key]["share"] for key in names], "padding, % of what is computed",
              emphasis=list(names).index(used), caption=f"What batches of {waste['batch_rows']} rows waste on padding; this run's kind is stressed"),
-        Words(spare),
+        *([Words(spare)] if spared > 0 else []),
     ]  # fmt: skip
