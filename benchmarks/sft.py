@@ -211,7 +211,7 @@ def ours(arguments: argparse.Namespace, parts: list[str]) -> dict[str, Any]:
     losses = text.Losses()
     pieces = text.answers(reader, written, iter([messages]), text.end_of(reader, base.config, written), MAX_TOKENS, "head", "every", losses)
     examples = text.TextExamples(pieces, arguments.work, losses)
-    assert len(examples) == len(dialogues) and not losses.cut_rows
+    assert len(examples) == len(dialogues) and max(losses.lengths) <= MAX_TOKENS
     _, (used,) = vocabulary.compact(model, [examples])
     # In the order of the file, as the peer takes them; a run would shuffle, which costs nothing.
     plan = [np.arange(start, min(start + BATCH_ROWS, len(examples))) for start in range(0, len(examples), BATCH_ROWS)]

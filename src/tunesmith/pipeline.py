@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import platform
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,13 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tunesmith import objectives, runs
+from tunesmith import methods, objectives, runs
 from tunesmith import recipe as recipes
-from tunesmith.data import parts, sources
+from tunesmith.data import parts, privacy, sources
 from tunesmith.data import prepare as preparation
 from tunesmith.data.validate import InspectSettings
 from tunesmith.errors import GateFailed, UserError, nearest, some
-from tunesmith.files import sha256_file, sha256_json, write_bytes
+from tunesmith.files import sha256_file, sha256_json, staged_file, write_bytes
 from tunesmith.models import catalog
 from tunesmith.recipe import Recipe
 from tunesmith.runs import Run
@@ -133,7 +136,8 @@ def check(recipe: Recipe, rejected: Path | None = None) -> Checked:
         read = reader(base, recipe)
         examples = objectives.get(recipe.objective.kind).make(recipe.objective, base, data).examples(data / "train.parquet", read)
         train.must_learn(examples, "train", read.limit)
-        return card, train.token_report(examples, read), seen
+        longest = base.max_tokens - methods.places(recipe.method)
+        return card, train.token_report(examples, read, longest, recipe.train.micro_rows or recipe.train.batch_rows), seen
 
 
 def check_data(recipe: Recipe, rejected: Path | None = None) -> Checked:
@@ -157,7 +161,8 @@ def _prepared(recipe: Recipe, folder: Path, rejected: Path | None, handed: prepa
     assert recipe.data.rows is not None
     card = preparation.prepare(recipe.data, recipe.data.rows, folder, rejected=rejected, handed=handed)
     if rejected is not None:
-        write_bytes(rejected, (folder / "rejected.jsonl").read_bytes())
+        with staged_file(rejected) as staging:
+            shutil.copyfile(folder / "rejected.jsonl", staging)
     # Vectors are asked of a run alone: a check answers in seconds.
     return card, inspect.findings(inspect.into(folder, recipe.name, InspectSettings(terms=recipe.data.inspect.terms), None))
 
@@ -205,6 +210,8 @@ def _inputs(recipe: Recipe) -> tuple[dict[str, str], catalog.Base]:
     beside = {key: getattr(getattr(recipe.data, section), key) for section, key in recipes.BESIDE}
     beside |= {"corrections": recipe.data.corrections, GENERAL: evaluate_text.general_file(recipe)}
     hashes |= {name: _hash_of(Path(path)) for name, path in beside.items() if path is not None}
+    if recipe.data.privacy.action == "pseudonymise" and recipe.data.privacy.key is not None:  # other marks, another run; 64 bits do not give the key away
+        hashes["key"] = hmac.new(privacy.key_of(recipe.data.privacy), b"identity", hashlib.sha256).hexdigest()[:16]
     return hashes, catalog.resolve(recipe.model)
 
 

@@ -271,7 +271,7 @@ def test_corrected_labels_replace_those_given(tmp_path: Path) -> None:
         prepare(tmp_path, data, id="key", corrections=str(fixes))
 
 
-@pytest.mark.parametrize(("how", "least", "most"), [("over", 60, 100), ("under", 1, 24)])
+@pytest.mark.parametrize(("how", "least", "most"), [("over", 60, 100), ("under", 9, 14)])
 def test_train_alone_is_balanced(tmp_path: Path, how: str, least: int, most: int) -> None:
     data = [{"text": sentence(i), "label": "rare" if i % 10 == 0 else "common"} for i in range(150)]
     plain, _, _ = prepare(tmp_path, data, test=0.2)
@@ -375,7 +375,12 @@ def test_what_needs_labels_is_refused_without_them(tmp_path: Path) -> None:
 def test_a_bad_row_out_of_scope_stops_nothing(tmp_path: Path) -> None:
     other = write(tmp_path / "other.jsonl", [{"text": "something else"}, {"text": ""}])
     card, kept, left = prepare(tmp_path, labelled(40), out_of_scope=str(other))
-    assert card["rows"]["out_of_scope"] == 1 and card["rejected"] == {"no text": 1} and left[0]["file"] == "other.jsonl" and kept["out_of_scope"][0]["labels"] == []
+    assert (
+        card["rows"]["out_of_scope"] == 1
+        and card["rejected"] == {"no text": 1}
+        and left[0]["file"] == "other.jsonl"
+        and kept["out_of_scope"][0]["labels"] == []
+    )
 
 
 def test_names_that_only_a_model_finds_are_hidden_everywhere(tmp_path: Path) -> None:
@@ -389,3 +394,80 @@ def test_names_that_only_a_model_finds_are_hidden_everywhere(tmp_path: Path) -> 
     settings = {"action": "mask", "names": str(tmp_path)}
     prepare(tmp_path, data, handed=room.Handed(named=named), privacy=settings, on_bad_row="reject")
     assert b"Ann" not in everything(tmp_path / "out")
+
+
+def test_rows_that_only_share_a_frame_are_no_repeats(tmp_path: Path) -> None:
+    frame = sentence(1, 80)
+    talks = [
+        {"messages": [{"role": "system", "content": frame}, {"role": "user", "content": sentence(i, 6)}, {"role": "assistant", "content": sentence(i + 99, 6)}]}
+        for i in range(30)
+    ]
+    assert prepare(tmp_path, talks, "dialogue", valid="none", test="none")[0]["rejected"] == {}
+    asked = [{"prompt": f"{frame} {i}", "completion": sentence(i, 6)} for i in range(30)]
+    card, _, _ = prepare(tmp_path, asked, "completion", valid="none", test="none")
+    assert card["rejected"] == {} and "with nearly the same text and another label or answer" in " ".join(card["warnings"])
+
+
+def test_a_twin_with_another_label_is_kept_and_said(tmp_path: Path) -> None:
+    data = labelled(40)
+    data += [{**data[0], "text": data[0]["text"] + "!", "label": "y"}, {**data[1], "text": data[1]["text"] + "!"}]
+    card, _, left = prepare(tmp_path, data, valid="none", test="none")
+    assert card["rejected"] == {"near-duplicate": 1} and left[0]["line"] == 42
+    assert "1 pair of rows with nearly the same text and another label or answer, left as they are: see whether one is wrong." in card["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("write to ann&#64;example.org now please", {"html": True}), ("write to a\u200bnn@exam\u200bple.org now please", {"control": True})],
+)
+def test_what_cleaning_uncovers_is_hidden_too(tmp_path: Path, text: str, shown: dict[str, bool]) -> None:
+    data = labelled(30)
+    data[0]["text"] = f"<p>{text}</p>" if "html" in shown else text
+    data[1]["label"] = "ask ann@example.org"
+    data[2]["label"] = "ask ann@example.org"
+    prepare(tmp_path, data, clean=shown, privacy={"action": "mask"})
+    stored = everything(tmp_path / "out")
+    assert b"ann@example.org" not in stored and b"&#64;" not in stored and "\u200b".encode() not in stored and b"[EMAIL]" in stored
+
+
+def test_texts_that_masking_makes_equal_are_duplicates(tmp_path: Path) -> None:
+    data = [*labelled(30), *({"text": f"please write to user{i}@example.org", "label": "x"} for i in range(5))]
+    more: dict[str, Any] = {"duplicates": {"near": None}, "valid": "none", "test": "none"}
+    assert prepare(tmp_path, data, privacy={"action": "mask"}, **more)[0]["rejected"] == {"duplicate": 4}
+    assert prepare(tmp_path, data, privacy={"action": "pseudonymise"}, **more)[0]["rejected"] == {}
+
+
+def test_the_users_data_are_not_written_over(tmp_path: Path) -> None:
+    path = write(tmp_path / "own.jsonl", labelled(30))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="the rows left out would be written over the data"):
+        room.prepare(DataSettings(train=str(path)), "labelled", tmp_path / "out", rejected=path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("when", "moment"),
+    [
+        ("2026-03-01", 1772323200000),
+        ("20260301", 1772323200000),
+        ("1772323200", 1772323200000),
+        ("1772323200000", 1772323200000),
+        ("1772323200000000000", 1772323200000),
+        ("2026-03-01T02:00+02:00", 1772323200000),
+        ("1e30", None),
+        ("soon", None),
+        ("nan", None),
+    ],
+)
+def test_times_are_read_in_their_units(when: str, moment: int | None) -> None:
+    from tunesmith.data.ledger import UNTIMED
+    from tunesmith.data.staging import moment as read
+
+    assert read(when) == (UNTIMED if moment is None else moment)
+
+
+def test_a_users_valid_file_keeps_its_rows_from_train_and_from_test(tmp_path: Path) -> None:
+    data = labelled(100)
+    valid = write(tmp_path / "valid.jsonl", data[:30])
+    card, kept, _ = prepare(tmp_path, data, valid=str(valid), test=0.2)
+    assert card["rejected"] == {"in valid too": 30} and len(kept["valid"]) == 30

@@ -138,7 +138,8 @@ def make(first: FirstPass, written: Written, files: Mapping[str, Mapping[str, st
         card["same_prompt"] = duplicates.same_prompts(book) if "test" in rows else 0
         _note_prompts(card, marked)
     if kind == "labelled":
-        card["warnings"] = _label_warnings(rows, card["labels"], first.settings.multi_label)
+        own = {name: by | {"train": first.learnt.get(name, 0)} for name, by in card["labels"].items()}  # repeats and variants are no new rows
+        card["warnings"] = _label_warnings(rows, own, first.settings.multi_label)
     else:
         alike = duplicates.commonest_answer(book)[0] if kind in ("dialogue", "completion") else 0
         card["warnings"] = _text_warnings(rows, marked, alike, written.answer, lengths)
@@ -150,7 +151,10 @@ def make(first: FirstPass, written: Written, files: Mapping[str, Mapping[str, st
 
 def _sources(first: FirstPass, kept: ledger.Numbers) -> dict[str, int]:
     """Kept training rows by file, the largest first."""
-    found = sorted(((part.name, int(count)) for part, count in zip(first.parts, kept, strict=True) if count), key=lambda one: -one[1])
+    counts: Counter[str] = Counter()
+    for part, count in zip(first.parts, kept, strict=True):
+        counts[part.name] += int(count)
+    found = (+counts).most_common()
     return dict(found[:MOST_SOURCES]) | ({"others": sum(count for _, count in found[MOST_SOURCES:])} if len(found) > MOST_SOURCES else {})
 
 
@@ -206,8 +210,10 @@ def _text_warnings(rows: Mapping[str, int], marked: Mapping[str, int], alike: in
 
 
 def _twin_warnings(twins: Mapping[str, int], rows: Mapping[str, int]) -> list[str]:
-    dropped = sum(count for reason, count in twins.items() if reason != duplicates.OWN_FILES)
+    dropped = sum(count for reason, count in twins.items() if reason not in (duplicates.OWN_FILES, duplicates.OTHER_ANSWER))
     out = []
+    if count := twins.get(duplicates.OTHER_ANSWER, 0):
+        out.append(f"{counted(count, 'pair')} of rows with nearly the same text and another label or answer, left as they are: see whether one is wrong.")
     if dropped > MANY_TWINS * (dropped + sum(rows.values())):
         what = f"{dropped / (dropped + sum(rows.values())):.0%} of the rows were left out as near-duplicates: they look as if made from templates"
         out.append(f"{what}. If they are meant to differ in a word or a number, set data.duplicates.near: null.")

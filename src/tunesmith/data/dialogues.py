@@ -17,6 +17,8 @@ from tunesmith.errors import nearest
 ROLES = ("system", "user", "assistant", "tool")
 SHAREGPT = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant", "system": "system", "tool": "tool"}
 SHAREGPT |= {"observation": "tool"}
+MOST_MARGIN = 1e30
+"""Larger margins do not fit the 32 bits that they are kept in."""
 FEW_WORDS = 3
 """An answer of fewer words teaches little; a convention of ours."""
 FEW_CHARACTERS = 20
@@ -219,7 +221,7 @@ def _preference(record: dict[str, Any], layout: Layout) -> Row | Wrong:
         what = f"`{layout.chosen}` and `{layout.rejected}` differ in more than their last answer"
         return "answers of several messages", what, "put what both have in common into the prompt, and one answer into each"
     margin = record.get(layout.margin) if layout.margin else None
-    if margin is not None and (isinstance(margin, bool) or not isinstance(margin, (int, float))):
+    if margin is not None and (isinstance(margin, bool) or not isinstance(margin, (int, float)) or not abs(margin) < MOST_MARGIN):
         return "margin of another type", f"column `{layout.margin}` holds {json_type(margin)}, expected a number", "write how much better the chosen one is"
     return preference(messages, own[0][0]["content"], own[1][0]["content"], None if margin is None else float(margin))
 

@@ -12,6 +12,8 @@ import numpy as np
 from tunesmith.data.ledger import CONFLICT, GROUP_IN_TEST, GROUP_IN_VALID, IN_TEST, IN_VALID, KEPT, SAME_ID, SIDES, TWICE, Ledger, Numbers
 
 OUTSIDE = SIDES.index("out_of_scope")
+OTHER_ANSWER = "with another label or answer"
+"""Near-duplicates that contradict each other, or share a template: counted, never dropped."""
 OWN_FILES = "in your own files"
 """Near-duplicates among rows of the user's own files that measure: counted, never dropped."""
 
@@ -85,8 +87,8 @@ def across(ledger: Ledger, own: Mapping[str, int]) -> int:
     for rows, begins in ledger.equal("digest", _measured(ledger)):
         inputs, sides = ledger.look("input", rows), ledger.look("side", rows)
         in_valid, in_test = (runs_with(begins, inputs == own[side]) if side in own else np.zeros(len(rows), bool) for side in ("valid", "test"))
-        train, valid = ((inputs == 0) & (sides == SIDES.index(side)) for side in ("train", "valid"))
-        ledger.verdict[rows[train & in_valid]] = IN_VALID
+        train, valid, test = ((inputs == 0) & (sides == SIDES.index(side)) for side in ("train", "valid", "test"))
+        ledger.verdict[rows[(train | test) & in_valid]] = IN_VALID
         ledger.verdict[rows[(train | valid) & in_test]] = IN_TEST
         shared += int((begins & in_valid & in_test).sum())
     return shared
@@ -97,13 +99,23 @@ def _measured(ledger: Ledger) -> Callable[[int, Numbers], Numbers]:
     return lambda start, verdict: (verdict == KEPT) & (ledger.look("side", np.arange(start, start + len(verdict))) != OUTSIDE)
 
 
+def outside(ledger: Ledger) -> int:
+    """How many contents of the texts out of scope also stand among the kept training rows."""
+    count = 0
+    for rows, begins in ledger.equal("digest", lambda start, verdict: verdict == KEPT):
+        sides = ledger.look("side", rows)
+        count += int((begins & runs_with(begins, sides == OUTSIDE) & runs_with(begins, sides == SIDES.index("train"))).sum())
+    return count
+
+
 def same_groups(ledger: Ledger) -> None:
     """Drop rows to be divided whose group also stands on a side that measures: in a file of the user's, or behind a cut in time."""
     for rows, begins in ledger.equal("group", _measured(ledger)):
         inputs, sides = ledger.look("input", rows), ledger.look("side", rows)
         in_valid, in_test = (runs_with(begins, sides == SIDES.index(side)) for side in ("valid", "test"))
-        train, valid = ((inputs == 0) & (sides == SIDES.index(side)) for side in ("train", "valid"))
-        ledger.verdict[rows[train & in_valid]] = GROUP_IN_VALID
+        own_valid = runs_with(begins, (sides == SIDES.index("valid")) & (inputs != 0))
+        train, valid, test = ((inputs == 0) & (sides == SIDES.index(side)) for side in ("train", "valid", "test"))
+        ledger.verdict[rows[(train & in_valid) | (test & own_valid)]] = GROUP_IN_VALID
         ledger.verdict[rows[(train | valid) & in_test]] = GROUP_IN_TEST
 
 

@@ -72,7 +72,7 @@ def expand(value: str, weight: float = 1.0, said: list[str] | None = None) -> li
 
 
 def digest(parts: Sequence[Part]) -> str:
-    """A hash of names and contents; of a single file its content's alone, whatever its name.
+    """A hash of names, weights and contents; of a single file its content's alone, whatever its name.
 
     Raises:
         UserError: a file that cannot be read.
@@ -80,10 +80,10 @@ def digest(parts: Sequence[Part]) -> str:
     hashes = []
     for part in parts:
         try:
-            hashes.append((part.name, sha256_file(part.path)))
+            hashes.append((part.name, part.weight, sha256_file(part.path)))
         except OSError as error:
             raise as_user_error(error, part.path) from error
-    return hashes[0][1] if len(hashes) == 1 else sha256_json(hashes)
+    return hashes[0][2] if len(hashes) == 1 else sha256_json(hashes)
 
 
 def gathered(notes: Iterable[str]) -> list[str]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,11 +23,16 @@ from tunesmith.data import card, collect, duplicates, labels, ledger, sides, spl
 from tunesmith.data.ledger import KEPT, LONELY, NEAR, NEAR_IN_TEST, NEAR_IN_VALID, SAME_ID, SIDES, Ledger, Numbers
 from tunesmith.data.parts import Part, digest, expand
 from tunesmith.data.privacy import Named
-from tunesmith.data.staging import REASONS, FirstPass, Progress, Teller, rejected_line
+from tunesmith.data.staging import REASONS, UNSTOPPING, FirstPass, Progress, Teller, rejected_line
 from tunesmith.data.validate import KEYS, MOST_SHOWN, DataSettings, SourceSettings, stop_for
 from tunesmith.errors import Problems, UserError, counted, nearest, some
 from tunesmith.files import STAGING, SURROUNDINGS, as_user_error, fsync_folder, staged_file, sweep_staging, write_json
 
+if TYPE_CHECKING:
+    from tunesmith.data import near
+
+PAIRS = 4096
+"""Pairs of near-duplicates whose answers are compared at once."""
 FEWEST_ROWS = 8
 """Below this nothing can be split, learnt and measured."""
 @dataclass(frozen=True)
@@ -119,10 +124,13 @@ def prepare(
     """
     if wrong := [key for keys in KEYS.values() for key in keys if key not in KEYS[kind] and getattr(settings, key)]:
         raise UserError(f"`data.{wrong[0]}` does not go with {card.NAMES[kind]}", "recipe", "leave it out, or set data.rows to what the rows are")
-    if kind != "labelled" and (key := "split_by: strata" if settings.split_by == "strata" else "balance.how" if settings.balance.how else ""):
+    asks = {"split_by: strata": settings.split_by == "strata", "balance.how": settings.balance.how, "corrections": settings.corrections}
+    if kind != "labelled" and (key := next((key for key, asked in asks.items() if asked), None)):
         raise UserError(f"`data.{key}` does not go with {card.NAMES[kind]}, which have no labels", "recipe", "leave it out")
     notes: list[str] = []
     parts = inputs(settings, notes)
+    if rejected is not None and rejected.resolve() in {part.path.resolve() for files in parts.values() for part in files}:
+        raise UserError("the rows left out would be written over the data", str(rejected), "name another file")
     place = str(parts["train"][0].path if len(parts["train"]) == 1 else sources_of(settings, "train")[0].source)
     own = {side: index for index, side in enumerate(parts) if side in ("valid", "test")}
     corrections = _corrections(settings)
@@ -141,6 +149,8 @@ def prepare(
             remedy = add.get(kind, "add rows")
             again = int((book.verdict == ledger.TWICE).sum())
             without = f" ({counted(again, 'duplicate')} left out)" if again else ""
+            if own_reasons := [f"{left_out[reason]:,} {reason}" for reason in UNSTOPPING if left_out[reason]]:
+                without += f" (the recipe left out {', '.join(own_reasons)})"
             raise UserError(f"{counted(usable, 'usable row')}{without}; at least {FEWEST_ROWS} are needed", place, remedy)
         split.later(book, settings.split_by, first.shares["valid"], first.shares["test"], settings.split_seed, notes)
         shared = duplicates.across(book, own) if own else 0
@@ -152,10 +162,17 @@ def prepare(
         for side, count in counts.items():
             if not count:
                 raise UserError(f"no row is left for {side}", place, f"add rows, enlarge data.{side}, or check `together`" + _blame(left_out, twins))
+        if "out_of_scope" in parts and (overlap := duplicates.outside(book)):
+            what = f"{counted(overlap, 'text')} of {parts['out_of_scope'][0].name} also among the training rows"
+            notes.append(f"{what}: they are not out of scope, and make telling them apart look harder than it is")
         if shared:
             what = f"{counted(shared, 'row' if kind != 'labelled' else 'text')} in both {parts['valid'][0].name} and {parts['test'][0].name}"
             notes.append(f"{what}: the kept step is chosen with a look at the test rows")
-        written = sides.write(first, wanted, _train_labels(first) if kind == "labelled" else {}, handed.models)
+        first.learnt = _train_labels(first) if kind == "labelled" else {}
+        written = sides.write(first, wanted, first.learnt, handed.models)
+        for side, count in written.rows.items():
+            if not count:
+                raise UserError(f"no row is left for {side}", place, "raise the weight of a source, or balance less")
         names = sorted(set().union(*written.labels.values()))
         if kind == "labelled" and len(names) < 2:
             raise UserError(f"all rows bear the label `{names[0] if names else ''}`", place, "a classifier needs at least two labels")
@@ -272,13 +289,38 @@ def _near(first: FirstPass, own: Mapping[str, int], handed: Handed) -> dict[str,
     if settings.near is not None and first.signatures is not None:
         first.signatures.close()
         found, shared = near.twins(first.signatures, priority, first.texts_at, (book.verdict == KEPT) & (sides_ != duplicates.OUTSIDE))
+        found, apart = _alike_in_answer(first, found, settings.near)
         out += _drop(book, found, sides_)
+        out[duplicates.OTHER_ANSWER] += apart
         out[duplicates.OWN_FILES] += len(shared.rows)
     if settings.meaning is not None and handed.vectors is not None:
         vectors = first.vectors(handed.vectors)
         found, _ = meaning.twins_by_meaning(vectors, priority, settings.meaning, (book.verdict == KEPT) & (sides_ != duplicates.OUTSIDE))
         out += _drop(book, found, sides_)
     return dict(+out)
+
+
+def _alike_in_answer(first: FirstPass, found: near.Twins, threshold: float) -> tuple[near.Twins, int]:
+    """Those of the pairs whose answers are alike too, and how many are not.
+
+    Texts that differ in a word and bear different labels contradict each other rather than repeat; long prompts from one template, with answers of
+    their own, are no repeats either.
+    """
+    rows, of, similarity = found
+    if first.kind == "labelled":
+        alike = first.book.look("answer", rows) == first.book.look("answer", of)
+    elif first.kind in ("dialogue", "completion", "preference"):
+        from tunesmith.data import near
+
+        alike = np.ones(len(rows), bool)
+        for start in range(0, len(rows), PAIRS):
+            names = np.unique(np.concatenate([rows[start : start + PAIRS], of[start : start + PAIRS]]))
+            answers = dict(zip(names.tolist(), map(near.even, first.texts_at(names, answers=True)), strict=True))
+            left, right = ([answers[int(row)] for row in side[start : start + PAIRS]] for side in (rows, of))
+            alike[start : start + PAIRS] = near.jaccard(left, right) >= threshold
+    else:
+        alike = np.ones(len(rows), bool)
+    return type(found)(rows[alike], of[alike], similarity[alike]), int((~alike).sum())
 
 
 def _drop(book: Ledger, found: Any, sides_: Numbers) -> Counter[str]:

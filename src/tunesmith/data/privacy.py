@@ -249,6 +249,8 @@ def hide_in(value: Any, settings: PrivacySettings, key: bytes, named: Named | No
     """
     if isinstance(value, str):
         return hide([value], settings, key, named).texts[0]
+    if isinstance(value, float) and value.is_integer() and hide([str(int(value))], settings, key, named).texts[0] != str(int(value)):
+        return hide([str(int(value))], settings, key, named).texts[0]  # what pandas makes of whole numbers beside gaps
     if isinstance(value, int) and not isinstance(value, bool):
         hidden = hide([str(value)], settings, key, named).texts[0]
         return value if hidden == str(value) else hidden

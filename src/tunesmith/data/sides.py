@@ -106,16 +106,36 @@ class _Multiplier:
         self._digests = np.sort(first.book.whole("digest")) if self._settings.steps else np.zeros(0, np.uint64)
         self._made: set[int] = set()
         self._copies: tuple[int, Numbers] = (-1, np.zeros(0, np.int64))
+        self._cuts = self._thinned({label for label, factor in factors.items() if factor < 1})
+
+    def _place(self, name: str) -> float:
+        """Where a row stands among those of which a share is taken: by its id, and not as the split has it, or a share of train would be all or none."""
+        return split.position(f"taken\x1f{name}", self._first.settings.split_seed)
+
+    def _thinned(self, labels: set[str]) -> dict[str, float]:
+        """For labels of which a share is taken the place up to which rows are: so many exactly, and one at least."""
+        places: dict[str, list[float]] = {label: [] for label in labels}
+        for start, batch in self._first.batches() if labels else ():
+            at = np.arange(start, start + batch.num_rows)
+            train = (self._first.book.verdict[at] == KEPT) & (self._first.book.look("side", at) == SIDES.index("train"))
+            for name, bears in zip(*(batch.filter(pa.array(train)).column(key).to_pylist() for key in ("id", "labels")), strict=True):
+                for label in set(bears) & labels:
+                    places[label].append(self._place(name))
+        return {label: sorted(found)[max(1, round(self._factors[label] * len(found))) - 1] for label, found in places.items() if found}
+
+    def _factor(self, name: str, labels: Sequence[str]) -> float:
+        """How often a row is taken for its labels' sake: as the neediest asks."""
+        return max((float(self._place(name) <= self._cuts[label]) if label in self._cuts else self._factors.get(label, 1.0) for label in labels), default=1.0)
 
     def copies(self, start: int, batch: pa.RecordBatch) -> Numbers:
         """How often each row of a staged batch is taken: int64 (rows,)."""
         if self._copies[0] != start:
             factor = self._weights[self._first.book.look("part", np.arange(start, start + batch.num_rows))]
             if self._factors:
-                factor = factor * [max((self._factors.get(label, 1.0) for label in labels), default=1.0) for labels in batch.column("labels").to_pylist()]
+                factor = factor * [self._factor(*row) for row in zip(*(batch.column(key).to_pylist() for key in ("id", "labels")), strict=True)]
             whole = np.floor(factor).astype(np.int64)
             for at in np.flatnonzero(factor != whole):
-                whole[at] += split.position(batch.column("id")[int(at)].as_py(), self._first.settings.split_seed) < factor[at] - whole[at]
+                whole[at] += self._place(batch.column("id")[int(at)].as_py()) < factor[at] - whole[at]
             self._copies = (start, whole)
         return self._copies[1]
 

@@ -39,11 +39,15 @@ BATCH_CHARACTERS = 4 << 20
 """A batch of staged rows is closed early beyond this, so that long documents stay bounded too."""
 TELL_SECONDS = 0.5
 """Progress is told at most this often."""
-RECURRING_ROWS = 20_000
+RECURRING_ROWS, RECURRING_CHARACTERS = 20_000, 32 << 20
 """The first training rows, by which lines that recur are told."""
+LATEST = 1e11
+"""Seconds since 1970 of the year 5138: beyond it a number has another unit."""
 
 UNSTOPPING = ("personal data", "dropped by hand", "nothing left", "too short", "too long", "another language")
 """Reasons that the recipe itself gave: such rows never stop a run; nor do those of texts out of scope, which are only measured."""
+MOST_NAMES = 100_000
+"""Names whose marks are held at once."""
 NOT_SHARED: dict[str, Any] = {"id": None, "together": None, "time": None, "attributes": []}
 """What every kind of row has, for rows that are only measured."""
 
@@ -97,7 +101,8 @@ class FirstPass:
     Attributes: book (facts of the staged rows), shares (of valid and test), rejected (bad rows by reason), stopping (how many of them
     stop a run under `on_bad_row: stop`), shown (the first of these), notes,
     columns (of train), staged, changed (texts changed, by step), personal (findings by kind), corrections (by id) and those that were
-    corrected, labels (of rows to be divided: name -> how often, and the index of the first).
+    corrected, labels (of rows to be divided: name -> how often, and the index of the first), learnt (kept
+    training rows by label).
     """
 
     def __init__(
@@ -120,6 +125,9 @@ class FirstPass:
         self.changed: Counter[str] = Counter()
         self.personal: Counter[str] = Counter()
         self.labels: dict[str, list[int]] = {}
+        self.learnt: dict[str, int] = {}
+        self._hides = settings.privacy.action not in (None, "report")
+        self._marked: dict[str, str] = {}
         self.corrected: dict[str, tuple[str, ...] | None] = {}
         self.given: set[str] = set()
         self.signatures: Signatures | None = None
@@ -159,7 +167,13 @@ class FirstPass:
         """
         self._input, self._side = index, side
         if side == "train" and self.settings.clean.boilerplate is True:
-            self._lines = clean.boilerplate(list(islice(self._sample(parts), RECURRING_ROWS)), self.settings.clean)
+            sample, room = [], RECURRING_CHARACTERS
+            for text in islice(self._sample(parts), RECURRING_ROWS):
+                sample.append(text)
+                room -= len(text)
+                if room < 0:
+                    break
+            self._lines = clean.boilerplate(sample, self.settings.clean)
         for part in parts:
             self.parts.append(part)
             self._source = part.name
@@ -219,7 +233,8 @@ class FirstPass:
     def _found(self, stream: Stream, side: str, records: list[dict[str, Any]]) -> Layout:
         settings, kind = self.settings, self.kind
         if side == "out_of_scope":
-            settings, kind = settings.model_copy(update={"text": self.columns.get("text")}), "outside"
+            column = "text" if ending(stream.path)[0] in DOCUMENTS else self.columns.get("text")
+            settings, kind = settings.model_copy(update={"text": column}), "outside"
         found, said = layout(settings, kind, stream.path, stream.columns, records)
         if ending(stream.path)[0] not in (".jsonl", ".ndjson", ".json") and kind != "outside":
             _check_seen(self.settings, stream, side)
@@ -239,7 +254,7 @@ class FirstPass:
 
     def hidden(self, bad: BadRow) -> BadRow:
         """The same without the personal data that the recipe says shall go."""
-        if self.settings.privacy.action in (None, "report"):
+        if not self._hides:
             return bad
         what, row = (privacy.hide_in(value, self.settings.privacy, self._key, self._named) for value in (bad.what, bad.row))
         return BadRow(bad.source, bad.line, bad.reason, what, bad.remedy, row)
@@ -275,7 +290,7 @@ class FirstPass:
         self._starts.append(self.book.rows)
         self.book.append(facts)
         if self.signatures is not None:
-            self.signatures.append(["\n".join(texts.of(values[at], self.kind)) for at in kept])
+            self.signatures.append([texts.compared(values[at], self.kind) for at in kept])
 
     def _identified(self, pending: list[_Pending]) -> list[_Pending]:
         """The rows with an id each, and with the labels that a person has corrected; those that he dropped are left out."""
@@ -287,6 +302,8 @@ class FirstPass:
                 if self.kind == "labelled":
                     content = "\x1f".join([row.values["text"], row.values["text_pair"] or "", *row.values["labels"]])
                     name = sha256_bytes(content.encode())[:16]
+            if self._hides and self.kind == "labelled":
+                row = labelled.row(row.values["text"], row.values["text_pair"], sorted({self._mark(label) for label in row.values["labels"]}))
             if self.corrections:
                 self.given.update(row.values["labels"])
             if name in self.corrections and not self._input:
@@ -313,14 +330,22 @@ class FirstPass:
             if new != old:
                 row = remade(self.kind, texts.put(one.row.values, self.kind, new)) if all(text.strip() for text in new) else NOTHING_LEFT
             wrong = row if not isinstance(row, Row) else reason
+            was = self._as_it_was(old, new) if new != old else old
             if wrong is not None:
-                self.reject(BadRow(self._source, one.line, *wrong, row=one.row.values))
+                self.reject(BadRow(self._source, one.line, *wrong, row=texts.put(one.row.values, self.kind, was)))
                 continue
             if new != old:
-                self._bad.write(rejected_line(self.hidden(BadRow(self._source, one.line, "cleaned", "its texts before cleaning", "", old)), kept=True))
+                self._bad.write(rejected_line(self.hidden(BadRow(self._source, one.line, "cleaned", "its texts before cleaning", "", was)), kept=True))
             assert isinstance(row, Row)
             out.append(one._replace(row=row))
         return out
+
+    def _as_it_was(self, old: list[str], new: list[str]) -> list[str]:
+        """Texts before cleaning; or after it, hidden, where cleaning shows personal data that nobody would find before (`&#64;` becomes `@`)."""
+        if not self._hides:
+            return old
+        after = privacy.hide(new, self.settings.privacy, self._key, self._named)
+        return list(after.texts) if any(after.found) else old
 
     def _unseen(self, pending: list[_Pending], values: list[dict[str, Any]]) -> list[int]:
         """Hide personal data in the values, in place; the indices of the rows that stay."""
@@ -328,7 +353,6 @@ class FirstPass:
         before = [texts.of(one.row.values, self.kind) for one in pending]
         flat = privacy.hide([text for one in before for text in one], settings, self._key, self._named)
         rest = iter(zip(flat.texts, flat.found, strict=True))
-        names = settings.model_copy(update={"action": "pseudonymise"})  # ids and groups stay told apart
         kept = []
         for at, (one, old) in enumerate(zip(pending, before, strict=True)):
             new = [next(rest) for _ in old]
@@ -347,13 +371,25 @@ class FirstPass:
                 continue
             if found:
                 values[at] = texts.put(values[at], self.kind, [text for text, _ in new])
+                row = remade(self.kind, values[at])
+                if settings.action == "mask" and isinstance(row, Row):  # texts that differed in what is masked are equal now
+                    pending[at] = one._replace(row=row)
                 if not one.named:  # a plain hash of a text could be guessed back to what was hidden in it
                     values[at]["id"] = hashlib.blake2b(one.row.key.encode(), digest_size=8, key=self._key[:64]).hexdigest()
             for name in ("id", "together", "time"):
-                if name != "id" or one.named:
-                    values[at][name] = privacy.hide_in(values[at][name], names, self._key, self._named)
-            values[at]["attributes"] = [(name, privacy.hide_in(value, names, self._key, self._named)) for name, value in values[at]["attributes"]]
+                if values[at][name] is not None and (name != "id" or one.named):
+                    values[at][name] = self._mark(values[at][name])
+            values[at]["attributes"] = [(name, self._mark(value)) for name, value in values[at]["attributes"]]
         return kept
+
+    def _mark(self, name: str) -> str:
+        """A name (an id, a group, a label) without personal data; names that differ stay told apart."""
+        if name not in self._marked:
+            if len(self._marked) >= MOST_NAMES:
+                self._marked.clear()
+            settings = self.settings.privacy.model_copy(update={"action": "pseudonymise"})
+            self._marked[name] = privacy.hide([name], settings, self._key, self._named).texts[0]
+        return self._marked[name]
 
     def _facts(self, one: _Pending, index: int) -> bytes:
         row, group, name = one.row, one.shared["together"], one.shared["id"] if one.named else None
@@ -378,14 +414,15 @@ class FirstPass:
                 yield start, batch
                 start += batch.num_rows
 
-    def texts_at(self, indices: ledger.Numbers) -> list[str]:
-        """The texts of some staged rows, by sorted index (M,); a row's as one."""
+    def texts_at(self, indices: ledger.Numbers, answers: bool = False) -> list[str]:
+        """The texts of some staged rows, by sorted index (M,), a row's as one; or the last answers alone."""
         out: list[str] = []
         with pa.OSFile(str(self.staged), "rb") as file, pa.ipc.open_file(file) as reader:
             of = np.searchsorted(self._starts, indices, side="right") - 1
             for number in np.unique(of):
                 at = indices[of == number] - self._starts[number]
-                out += self.texts_of(reader.get_batch(int(number)).take(pa.array(at, pa.int64())))
+                batch = reader.get_batch(int(number)).take(pa.array(at, pa.int64()))
+                out += [texts.answer(values) for values in self.sampled(batch)] if answers else self.texts_of(batch)
         return out
 
     def vectors(self, make: Callable[[Sequence[str]], ledger.Numbers]) -> ledger.Numbers:
@@ -400,9 +437,8 @@ class FirstPass:
         return np.asarray(file)
 
     def texts_of(self, batch: pa.RecordBatch) -> list[str]:
-        """The texts of staged rows, a row's as one."""
-        found = batch.select(list(texts.COLUMNS[self.kind])).to_pylist()
-        return ["\n".join(texts.of(values, self.kind)) for values in found]
+        """The texts by which staged rows are compared, a row's as one."""
+        return [texts.compared(values, self.kind) for values in self.sampled(batch)]
 
     def sampled(self, batch: pa.RecordBatch) -> list[dict[str, Any]]:
         """The columns with texts of some staged rows."""
@@ -467,19 +503,24 @@ def moment(when: str | None) -> int:
     """A time as milliseconds since 1970, UTC where it names no zone; UNTIMED for what is none.
 
     Args:
-        when: ISO 8601, or seconds since 1970.
+        when: ISO 8601, or seconds since 1970 (or thousandths, millionths or billionths of them, which are told by their size).
     """
     if when is None:
         return UNTIMED
     try:
-        return int(float(when) * 1000)
+        found = datetime.fromisoformat(when)
+        return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
     except (ValueError, OverflowError):
         pass
     try:
-        found = datetime.fromisoformat(when)
+        seconds = float(when)
     except ValueError:
         return UNTIMED
-    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+    for unit in (1e9, 1e6, 1e3):  # nanoseconds, as pandas writes them, microseconds, milliseconds
+        if abs(seconds) > LATEST * unit / 1e3:
+            seconds /= unit
+            break
+    return int(seconds * 1000) if abs(seconds) <= LATEST else UNTIMED
 
 
 def _hash(text: str) -> int:

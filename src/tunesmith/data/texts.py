@@ -56,6 +56,23 @@ def of(values: Mapping[str, Any], kind: str) -> list[str]:
     return out
 
 
+def compared(values: Mapping[str, Any], kind: str) -> str:
+    """A row's texts as one, to tell how alike two rows are: without the system's messages, which many rows share."""
+    if "messages" not in values:
+        return "\n".join(of(values, kind))
+    said = [message["content"] for message in values["messages"] if message["role"] != "system"]
+    return "\n".join([*said, *(values[column] for column in COLUMNS[kind] if column != "messages")])
+
+
+def answer(values: Mapping[str, Any]) -> str:
+    """The last answer of a dialogue, the completion, or the better answer of a preference."""
+    if "completion" in values:
+        return str(values["completion"])
+    if "chosen" in values:
+        return str(values["chosen"])
+    return next((str(message["content"]) for message in reversed(values["messages"]) if message["role"] == "assistant"), "")
+
+
 def put(values: Mapping[str, Any], kind: str, texts: Sequence[str]) -> dict[str, Any]:
     """The row's columns with other texts, as many as `of` gave."""
     rest = iter(texts)

@@ -136,6 +136,8 @@ class DataSettings(Settings):
     def _list_of_sources(cls, value: Any) -> Any:
         if isinstance(value, dict):
             value = [value]
+        if isinstance(value, (list, tuple)) and not value:
+            raise ValueError("must name at least one source")
         return tuple({"source": one} if isinstance(one, str) else one for one in value) if isinstance(value, (list, tuple)) else value
 
     @field_validator("valid", "test")

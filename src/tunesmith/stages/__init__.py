@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from tunesmith import recipe as recipes
 from tunesmith.data import prepare as preparation
 from tunesmith.data import rows
 from tunesmith.data.ledger import SIDES
+from tunesmith.data.sources import ending
 from tunesmith.files import cache, read_json
 from tunesmith.models import catalog
 from tunesmith.models.catalog import Base
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from tunesmith.tokens.examples import TokenExamples
     from tunesmith.tokens.reader import Reader
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the meaning of a stage's outputs changes, so that old ones are not reused."""
 
 GENERAL = "general"
@@ -68,7 +70,7 @@ def content(recipe: Recipe) -> dict[str, Any]:
     del values["name"]
     for side in SIDES:
         if named := preparation.sources_of(recipe.data, side):
-            values["data"][side] = "file" if len(named) == 1 and named[0].weight == 1 else [one.weight for one in named]
+            values["data"][side] = [f"file{ending(Path(one.source))[0]}, weight {one.weight:g}" for one in named]
     if recipe.data.corrections is not None:
         values["data"]["corrections"] = "file"
     for section, key in recipes.BESIDE:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from tunesmith.data import bias, datasheet, diversity, labels, rows
 from tunesmith.data.validate import InspectSettings
@@ -35,27 +36,29 @@ def stage(context: Context, kin: list[Run]) -> None:
     decides |= {"terms": context.files.get("terms"), "base": context.found.sha256 if asks else ""}
 
     def work() -> None:
-        into(run.folder / "data", run.name, settings, embedder(context.found, context.recipe, context.progress("embed")))
+        into(run.folder / "data", run.name, settings, embedder(context.found, context.recipe, context.progress("embed")), context.recipe.data.label_separator)
 
     run.stage("inspect", sha256_json(decides), OUTPUTS, work, kin)
     for text in findings(read_json(run.folder / "data" / "inspection.json")):
         run.emit({"kind": "note", "text": text})
 
 
-def into(folder: Path, name: str, settings: InspectSettings, vectors: Vectors | None) -> dict[str, Any]:
+def into(folder: Path, name: str, settings: InspectSettings, vectors: Vectors | None, separator: str = "|") -> dict[str, Any]:
     """Look at the prepared rows of a folder, and write what was seen there.
 
     Args:
         folder: the run's `data`.
         name: of the run.
         settings: what is looked for with vectors.
+        separator: between the labels of a row that has several.
         vectors: texts -> unit vectors; None where the settings ask for nothing that takes them.
 
     Returns:
         What inspection.json holds.
     """
     card = read_json(folder / "card.json")
-    sample, count = diversity.sample(rows.batches(folder / "train.parquet"))
+    original = (batch.filter(pc.equal(batch.column("origin"), "original")) for batch in rows.batches(folder / "train.parquet"))
+    sample, count = diversity.sample(original)  # repeats and variants say nothing new
     texts: list[str] = sample.column("text").to_pylist()
     tests: list[str] = []
     if (folder / "test.parquet").exists():
@@ -74,7 +77,7 @@ def into(folder: Path, name: str, settings: InspectSettings, vectors: Vectors | 
         seen["texts"] = {str(at): chosen[at] for one in found["clusters"] for at in one["examples"]}
         seen["tests"] = {str(at): tests[at] for at in (found["far"] or {}).get("examples", ())}
     if settings.labels and card["labels"] and vectors is not None:
-        seen["suspects"] = _suspects(folder, name, vectors)
+        seen["suspects"] = _suspects(folder, name, vectors, separator)
     said = [one["text"] for one in seen["bias"]["findings"]]
     write_bytes(folder / "DATASHEET.md", datasheet.write(card, name, seen["bias"], diversity.findings(seen["unseen"], seen["regions"])).encode())
     write_json(folder / "inspection.json", plain(seen | {"findings": said}))
@@ -91,7 +94,7 @@ def findings(seen: dict[str, Any], most: int = 5) -> list[str]:
     return out
 
 
-def _suspects(folder: Path, name: str, vectors: Vectors) -> dict[str, int]:
+def _suspects(folder: Path, name: str, vectors: Vectors, separator: str) -> dict[str, int]:
     """Find probable label errors among the training rows, and write the file to correct and its page."""
     from tunesmith.report import label_page
 
@@ -110,7 +113,7 @@ def _suspects(folder: Path, name: str, vectors: Vectors) -> dict[str, int]:
     read = [text if pair is None else f"{text}\n{pair}" for text, pair in zip(rows.strings(table, "text"), pairs, strict=True)]
     probabilities = labels.cross_validated(vectors(read), given, rows.strings(table, "together"))
     found = labels.listed(table, known["labels"], labels.suspects(probabilities, given))
-    labels.write_suspects(folder / "label_errors.csv", found)
+    labels.write_suspects(folder / "label_errors.csv", found, separator)
     html = label_page.page(name, found, len(lists), "data/label_errors.csv", "data.corrections: FILE")
     write_bytes(folder / "label_errors.html", html.encode())
     return {"rows": len(found), "judged": len(lists)}
