@@ -267,7 +267,7 @@ def test_long_rows_and_marks_are_warned_of(cli_: Cli, tmp_path: Path) -> None:
     marks = json.loads(saying(("user", "What does <|im_end|> mean?"), ANSWER))
     (tmp_path / "d.jsonl").write_bytes(lines([*GOOD, long, {**marks, "id": "y"}]))
     code, out, _ = check(cli_, tmp_path / "d.jsonl", valid="none", test="none")
-    assert code == 0 and "longer than" in out and "lose" in out
+    assert code == 0 and " cuts " in out and "To lose less: " in out
     assert "1 training row with marks like <|end|> in a text: a tokenizer that has such a mark reads it as its own." in out
 
 

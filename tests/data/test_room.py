@@ -461,7 +461,7 @@ def test_the_users_data_are_not_written_over(tmp_path: Path) -> None:
 )
 def test_times_are_read_in_their_units(when: str, moment: int | None) -> None:
     from tunesmith.data.ledger import UNTIMED
-    from tunesmith.data.staging import moment as read
+    from tunesmith.data.split import moment as read
 
     assert read(when) == (UNTIMED if moment is None else moment)
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data import card, card_section, ledger, rows, sources, split, staging, streams
+from tunesmith.data import card, card_section, ledger, rows, sources, split, staging, streams, telling
 from tunesmith.data.prepare import prepare as prepare_stream
 from tunesmith.data.validate import DataSettings
 from tunesmith.errors import Interrupted, Problems, UserError
@@ -256,7 +256,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path, monkeypatch: 
     if where == "card":
         monkeypatch.setattr(card, "make", stop)
     else:
-        monkeypatch.setattr(staging.Teller, where, stop)
+        monkeypatch.setattr(telling.Teller, where, stop)
     with pytest.raises(Interrupted):
         prepare_stream(made, "completion", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

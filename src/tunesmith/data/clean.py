@@ -131,7 +131,8 @@ def clean(texts: Sequence[str], settings: CleanSettings, lines: frozenset[str] =
         while after is not before:  # what one step takes away may bring together what another mends
             before, after = after, _through(after, again, changed)
         cleaned.append(after)
-        counts.update(changed)
+        if changed:
+            counts.update(changed)
     return Cleaned(cleaned, counts)
 
 

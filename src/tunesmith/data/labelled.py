@@ -54,7 +54,10 @@ def _labels(value: Any, column: str, settings: DataSettings) -> list[str] | Wron
             return "several labels", f"column `{column}` holds a list, expected one label", remedy
         if isinstance(value, dict):
             return "label of another type", f"column `{column}` holds an object, expected one label", "write the label's name"
-        labels = [plain(value)]
+        name = plain(value)
+        if name is not None:
+            return [name]
+        labels = [None]
     if any(one is None for one in labels):
         return "no label", f"the label in column `{column}` is blank", "label the row or delete it"
     return sorted({one for one in labels if one is not None})

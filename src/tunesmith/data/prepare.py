@@ -23,7 +23,9 @@ from tunesmith.data import card, collect, duplicates, labels, ledger, sides, spl
 from tunesmith.data.ledger import KEPT, LONELY, NEAR, NEAR_IN_TEST, NEAR_IN_VALID, SAME_ID, SIDES, Ledger, Numbers
 from tunesmith.data.parts import Part, digest, expand
 from tunesmith.data.privacy import Named
-from tunesmith.data.staging import REASONS, UNSTOPPING, FirstPass, Progress, Teller, rejected_line
+from tunesmith.data.reasons import REASONS, UNSTOPPING, rejected_line
+from tunesmith.data.staging import FirstPass
+from tunesmith.data.telling import Progress, Teller
 from tunesmith.data.validate import KEYS, MOST_SHOWN, DataSettings, SourceSettings, stop_for
 from tunesmith.errors import Problems, UserError, counted, nearest, some
 from tunesmith.files import STAGING, SURROUNDINGS, as_user_error, fsync_folder, staged_file, sweep_staging, write_json

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from tunesmith.data import augment, balance, card, duplicates, ledger, rows, split, texts
 from tunesmith.data.ledger import KEPT, SIDES, THINNED, Numbers
-from tunesmith.data.staging import FirstPass, rejected_line, remade
+from tunesmith.data.reasons import rejected_line
+from tunesmith.data.staging import FirstPass, remade
 from tunesmith.files import fsync_file
 
 

@@ -8,7 +8,7 @@ import errno
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -385,7 +385,7 @@ def json_line(line: str, number: int, source: str, last: bool, length: int | Non
     if length > MOST_LINE_CHARACTERS:
         return bad("line too long", f"{length:,} characters, the limit is {MOST_LINE_CHARACTERS:,}", "split the text into several rows")
     try:
-        value = STRICT.decode(line)
+        value = _decoded(line)
     except json.JSONDecodeError as error:
         if last and (error.pos >= len(line.rstrip()) - 1 or not line.rstrip().endswith("}")):
             return bad("unfinished JSON", "the last line ends in the middle of an object", "copy the file again; it was cut off")
@@ -412,8 +412,18 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+def _decoded(line: str) -> Any:
+    """The value of a line; the decoder itself would look for white space around it by two patterns, which takes as long as a short line."""
+    try:
+        value, end = SCAN(line, 0)
+    except StopIteration:
+        return STRICT.decode(line)
+    return value if end == len(line) else STRICT.decode(line)
+
+
 STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 """Made once: json.loads would make one a line, which takes longer than the line."""
+SCAN: Callable[[str, int], tuple[Any, int]] = getattr(STRICT, "scan_once")  # noqa: B009  # which its type does not tell
 
 
 def _depth(value: Any) -> int:

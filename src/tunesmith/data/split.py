@@ -7,11 +7,15 @@ label has its exact share of every side.
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 
 import numpy as np
 
 from tunesmith.data.ledger import KEPT, SIDES, UNTIMED, Ledger, Numbers
 from tunesmith.errors import UserError, counted
+
+LATEST = 1e11
+"""Seconds since 1970 of the year 5138: beyond it a number has another unit."""
 
 
 def position(name: str, seed: int) -> float:
@@ -79,3 +83,27 @@ def _by_strata(book: Ledger, at: Numbers, valid: float, test: float, seed: int) 
     out = np.zeros(len(at), np.uint8)
     out[order] = np.where(rank < np.repeat(tests, sizes), SIDES.index("test"), np.where(rank < np.repeat(valids, sizes), SIDES.index("valid"), 0))
     return out
+
+
+def moment(when: str | None) -> int:
+    """A time as milliseconds since 1970, UTC where it names no zone; UNTIMED for what is none.
+
+    Args:
+        when: ISO 8601, or seconds since 1970 (or thousandths, millionths or billionths of them, which are told by their size).
+    """
+    if when is None:
+        return UNTIMED
+    try:
+        found = datetime.fromisoformat(when)
+        return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        pass
+    try:
+        seconds = float(when)
+    except ValueError:
+        return UNTIMED
+    for unit in (1e9, 1e6, 1e3):  # nanoseconds, as pandas writes them, microseconds, milliseconds
+        if abs(seconds) > LATEST * unit / 1e3:
+            seconds /= unit
+            break
+    return int(seconds * 1000) if abs(seconds) <= LATEST else UNTIMED

@@ -7,12 +7,9 @@ batch; what it drops or changes is counted by reason and stands in rejected.json
 from __future__ import annotations
 
 import hashlib
-import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -22,10 +19,12 @@ import pyarrow as pa
 
 from tunesmith.data import clean, dialogues, labelled, ledger, privacy, rows, split, texts
 from tunesmith.data.layouts import Layout, layout
-from tunesmith.data.ledger import PACKED, SIDES, UNTIMED, Ledger
+from tunesmith.data.ledger import PACKED, SIDES, Ledger
 from tunesmith.data.parts import Part
+from tunesmith.data.reasons import NOTHING_LEFT, REASONS, UNSTOPPING, rejected_line
 from tunesmith.data.sources import DOCUMENTS, BadRow, ending
 from tunesmith.data.streams import HEAD_RECORDS, Stream
+from tunesmith.data.telling import Teller
 from tunesmith.data.texts import Row, Wrong
 from tunesmith.data.validate import BROKEN, MOST_SHOWN, DataSettings, common, stop_for
 from tunesmith.errors import Problems, UserError, nearest, some
@@ -37,53 +36,14 @@ if TYPE_CHECKING:
 BATCH_ROWS = rows.GROUP_ROWS
 BATCH_CHARACTERS = 4 << 20
 """A batch of staged rows is closed early beyond this, so that long documents stay bounded too."""
-TELL_SECONDS = 0.5
-"""Progress is told at most this often."""
 RECURRING_ROWS, RECURRING_CHARACTERS = 20_000, 32 << 20
 """The first training rows, by which lines that recur are told."""
-LATEST = 1e11
-"""Seconds since 1970 of the year 5138: beyond it a number has another unit."""
 
-UNSTOPPING = ("personal data", "dropped by hand", "nothing left", "too short", "too long", "another language")
-"""Reasons that the recipe itself gave: such rows never stop a run; nor do those of texts out of scope, which are only measured."""
 MOST_NAMES = 100_000
 """Names whose marks are held at once."""
 NOT_SHARED: dict[str, Any] = {"id": None, "together": None, "time": None, "attributes": []}
 """What every kind of row has, for rows that are only measured."""
 
-Progress = Callable[[int, int], None]
-
-
-class Teller:
-    """Tells how many bytes are done; the second pass counts as a quarter of the files."""
-
-    def __init__(self, parts: Mapping[str, Sequence[Part]], progress: Progress | None) -> None:
-        self._progress, self._told = progress, time.monotonic()
-        self._before = 0
-        self.read = sum(part.path.stat().st_size for one in parts.values() for part in one if part.path.is_file())
-        self.of = self.read + self.read // 4
-
-    def reading(self, at: int) -> None:
-        """So many bytes of the present file are read."""
-        self._tell(self._before + at)
-
-    def finished(self, size: int) -> None:
-        """The present file is read."""
-        self._before += size
-
-    def writing(self, share: float) -> None:
-        """This share of the staged rows is written."""
-        self._tell(self.read + int((self.of - self.read) * share))
-
-    def _tell(self, done: int) -> None:
-        if self._progress and time.monotonic() - self._told >= TELL_SECONDS:
-            self._told = time.monotonic()
-            self._progress(min(done, self.of), self.of)
-
-    def end(self) -> None:
-        """All is done."""
-        if self._progress:
-            self._progress(self.of, self.of)
 
 
 class _Pending(NamedTuple):
@@ -140,6 +100,7 @@ class FirstPass:
         self._pending: list[_Pending] = []
         self._starts: list[int] = []
         self._answers: dict[int, str] = {}
+        self._hashes: dict[str, int] = {}
         self._characters = 0
         self._input, self._side, self._source = 0, "train", ""
 
@@ -150,8 +111,7 @@ class FirstPass:
             self.signatures = Signatures(self.work, self.settings.duplicates.near)
         self._bad: BinaryIO = self._stack.enter_context(open(self.work / "rejected.jsonl", "wb"))
         file = self._stack.enter_context(pa.OSFile(str(self.staged), "wb"))
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
-        self._rows = self._stack.enter_context(pa.ipc.new_file(file, self._schema, options=options))
+        self._rows = self._stack.enter_context(pa.ipc.new_file(file, self._schema))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -178,7 +138,7 @@ class FirstPass:
             self.parts.append(part)
             self._source = part.name
             stream = Stream(part.path, part.name)
-            make = self._maker(stream, side)
+            make, told = self._maker(stream, side), 0
             for line, value in stream:
                 if isinstance(value, BadRow):
                     self.reject(value)
@@ -190,7 +150,9 @@ class FirstPass:
                     else:
                         reason, what, remedy = row if not isinstance(row, Row) else shared
                         self.reject(BadRow(part.name, line, reason, what, remedy, value))
-                self.tell.reading(stream.at)
+                if stream.at != told:
+                    told = stream.at
+                    self.tell.reading(told)
             self._flush()
             self.notes += [text for text in stream.notes if text not in self.notes]
             self.tell.finished(stream.at)
@@ -312,7 +274,7 @@ class FirstPass:
                     self.reject(BadRow(self._source, one.line, "dropped by hand", "data.corrections says drop", "nothing to do", row.values))
                     continue
                 row = labelled.row(row.values["text"], row.values["text_pair"], sorted(better))
-            out.append(one._replace(row=row, named=one.shared["id"] is not None, shared=one.shared | {"id": name}))
+            out.append(_Pending(one.line, row, one.shared | {"id": name}, one.shared["id"] is not None))
         return out
 
     def _cleaned(self, pending: list[_Pending]) -> list[_Pending]:
@@ -337,7 +299,7 @@ class FirstPass:
             if new != old:
                 self._bad.write(rejected_line(self.hidden(BadRow(self._source, one.line, "cleaned", "its texts before cleaning", "", was)), kept=True))
             assert isinstance(row, Row)
-            out.append(one._replace(row=row))
+            out.append(one if row is one.row else one._replace(row=row))
         return out
 
     def _as_it_was(self, old: list[str], new: list[str]) -> list[str]:
@@ -394,15 +356,18 @@ class FirstPass:
     def _facts(self, one: _Pending, index: int) -> bytes:
         row, group, name = one.row, one.shared["together"], one.shared["id"] if one.named else None
         digest = hashlib.sha256(row.key.encode()).digest()
+        answer = self._hashes.get(row.answer) if self.kind == "labelled" else _hash(row.answer)
+        if answer is None:  # labels recur: hashed once
+            answer = self._hashes[row.answer] = _hash(row.answer)
         side = self._side
         if not self._input:
             side = split.side(group if group is not None else row.key, self.shares["valid"], self.shares["test"], self.settings.split_seed)
             if self.kind == "labelled":
-                self._answers[_hash(row.answer)] = "|".join(row.values["labels"])
+                self._answers[answer] = "|".join(row.values["labels"])
                 for label in row.values["labels"]:
                     self.labels.setdefault(label, [0, index])[0] += 1
-        ends = (row.prompt_characters, row.answer_characters, row.turns, row.flags, len(self.parts) - 1, moment(one.shared["time"]))
-        hashes = (_hash(row.prompt), _hash(row.answer), _hash(group or ""), _hash(name or ""))
+        ends = (row.prompt_characters, row.answer_characters, row.turns, row.flags, len(self.parts) - 1, split.moment(one.shared["time"]))
+        hashes = (_hash(row.prompt), answer, _hash(group or ""), _hash(name or ""))
         return PACKED.pack(digest[:16], *hashes, one.line, *ends, self._input, SIDES.index(side))
 
     def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -417,7 +382,8 @@ class FirstPass:
     def texts_at(self, indices: ledger.Numbers, answers: bool = False) -> list[str]:
         """The texts of some staged rows, by sorted index (M,), a row's as one; or the last answers alone."""
         out: list[str] = []
-        with pa.OSFile(str(self.staged), "rb") as file, pa.ipc.open_file(file) as reader:
+        wanted = pa.ipc.IpcReadOptions(included_fields=[self._schema.get_field_index(name) for name in texts.COLUMNS[self.kind]])
+        with pa.OSFile(str(self.staged), "rb") as file, pa.ipc.open_file(file, options=wanted) as reader:
             of = np.searchsorted(self._starts, indices, side="right") - 1
             for number in np.unique(of):
                 at = indices[of == number] - self._starts[number]
@@ -465,62 +431,11 @@ class FirstPass:
             yield self.hidden(BadRow(row["source"], row["line"], reason, what.format(**names), remedy.format(**names), given))
 
 
-NOTHING_LEFT = ("nothing left", "cleaning leaves a text of this row blank", "keep it as it is with fewer steps in data.clean")
-REASONS = (
-    ("", "", ""),
-    ("duplicate", "equal to {first}", "nothing to do: the first is kept"),
-    ("in test too", "this {side} row's text is also in test", "nothing to do: it left {side}"),
-    ("in valid too", "this {side} row's text is also in valid", "nothing to do: it left {side}"),
-    ("its group is in test", "this {side} row has the together value `{together}`, which is also in test", "nothing to do: it left {side}"),
-    ("its group is in valid", "this {side} row has the together value `{together}`, which is also in valid", "nothing to do: it left {side}"),
-    ("repeated id", "id `{id}` was used before, at {first}", "ids must be unique; correct one"),
-    ("label with one row", "label `{label}` has one row; each label needs at least 2", "correct the label, add rows, or set data.on_bad_row: reject"),
-    ("conflicting labels", "the same text is also labelled `{other}`", "decide on one label for this text"),
-    ("near-duplicate", "{alike} alike {first}", "nothing to do: that one is kept; set data.duplicates.near: null to keep both"),
-    ("twin in test", "this {side} row is {alike} alike the test row at {first}", "nothing to do: it left {side}"),
-    ("twin in valid", "this {side} row is {alike} alike the validation row at {first}", "nothing to do: it left {side}"),
-    ("thinned", "left out by the weight of its source or the balance of the labels", "nothing to do: the recipe asks for it"),
-)
-"""By the ledger's verdict: the reason, what was found, the remedy."""
-
-
 def remade(kind: str, values: Mapping[str, Any]) -> Row | Wrong:
     """A row anew from its columns, whose texts have changed."""
     if kind == "labelled":
         return labelled.row(values["text"], values["text_pair"], values["labels"])
     return dialogues.again(kind, values)
-
-
-def rejected_line(bad: BadRow, kept: bool = False) -> bytes:
-    """A row left out as a line of rejected.jsonl; `kept`: it is not left out, this is how it was."""
-    value = {"file": bad.source, "line": bad.line, "reason": bad.reason, "what": bad.what, "remedy": bad.remedy, "row": bad.row}
-    if kept:
-        value["kept"] = True
-    return (json.dumps(value, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace")
-
-
-def moment(when: str | None) -> int:
-    """A time as milliseconds since 1970, UTC where it names no zone; UNTIMED for what is none.
-
-    Args:
-        when: ISO 8601, or seconds since 1970 (or thousandths, millionths or billionths of them, which are told by their size).
-    """
-    if when is None:
-        return UNTIMED
-    try:
-        found = datetime.fromisoformat(when)
-        return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        pass
-    try:
-        seconds = float(when)
-    except ValueError:
-        return UNTIMED
-    for unit in (1e9, 1e6, 1e3):  # nanoseconds, as pandas writes them, microseconds, milliseconds
-        if abs(seconds) > LATEST * unit / 1e3:
-            seconds /= unit
-            break
-    return int(seconds * 1000) if abs(seconds) <= LATEST else UNTIMED
 
 
 def _hash(text: str) -> int:
