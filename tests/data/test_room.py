@@ -414,6 +414,9 @@ def test_a_twin_with_another_label_is_kept_and_said(tmp_path: Path) -> None:
     card, _, left = prepare(tmp_path, data, valid="none", test="none")
     assert card["rejected"] == {"near-duplicate": 1} and left[0]["line"] == 42
     assert "1 pair of rows with nearly the same text and another label or answer, left as they are: see whether one is wrong." in card["warnings"]
+    test = write(tmp_path / "test.jsonl", data[40:])
+    card, _, left = prepare(tmp_path, data[:40], test=str(test), valid="none")  # what measures has no twin in train, whatever its label
+    assert card["rejected"] == {"twin in test": 2} and {one["line"] for one in left} == {1, 2}
 
 
 @pytest.mark.parametrize(

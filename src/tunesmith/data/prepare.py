@@ -305,12 +305,13 @@ def _near(first: FirstPass, own: Mapping[str, int], handed: Handed) -> dict[str,
 def _alike_in_answer(first: FirstPass, found: near.Twins, threshold: float) -> tuple[near.Twins, int]:
     """Those of the pairs whose answers are alike too, and how many are not.
 
-    Texts that differ in a word and bear different labels contradict each other rather than repeat; long prompts from one template, with answers of
-    their own, are no repeats either.
+    Texts that differ in a word and bear different labels contradict each other rather than repeat, but for a text that measures: its twin leaves train
+    whatever its label. Long prompts from one template, with answers of their own, are no repeats at all.
     """
     rows, of, similarity = found
     if first.kind == "labelled":
-        alike = first.book.look("answer", rows) == first.book.look("answer", of)
+        answers_, sides_ = (first.book.look(name, np.r_[rows, of]).reshape(2, -1) for name in ("answer", "side"))
+        alike = (answers_[0] == answers_[1]) | (sides_[0] != sides_[1])
     elif first.kind in ("dialogue", "completion", "preference"):
         from tunesmith.data import near
 
