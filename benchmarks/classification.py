@@ -99,6 +99,7 @@ def ours_features(folder: Path, rows: int, work: Path) -> dict[str, Any]:
 
     recipe = work / "features.yaml"
     data = {"train": str(folder / "train.csv"), "test": str(folder / "test.csv"), "valid": "none", "text": "text", "label": "category"}
+    data["duplicates"] = {"near": None}  # the same rows as the peer
     recipe.write_text(json.dumps({"data": data, "method": "features", "train": {"epochs": FEATURE_EPOCHS}, "evaluate": {"against": []}}))
     out: dict[str, Any] = {}
     for name in ("cold", "warm"):

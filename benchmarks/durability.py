@@ -85,7 +85,7 @@ def ours(folder: Path, base: Path, data: Path, bad: int | None, until: str = "tr
     os.environ["TUNESMITH_CACHE"] = str(folder / "cache")
     recipe = {
         "name": "it",
-        "data": {"train": str(data), "valid": "none", "test": "none"},
+        "data": {"train": str(data), "valid": "none", "test": "none", "duplicates": {"near": None}},
         "model": str(base),
         "objective": "sft",
         "method": "full",

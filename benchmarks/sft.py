@@ -431,7 +431,7 @@ def whole_run(arguments: argparse.Namespace, megabytes: int) -> dict[str, Any]:
     objective = {"kind": arguments.objective} | ({"template": "none"} if arguments.objective == "sft" else {})
     recipe = arguments.work / f"memory-{megabytes}.yaml"
     values = {
-        "data": {"train": str(arguments.work / f"rows-{megabytes}.jsonl"), "valid": "none", "test": "none"},
+        "data": {"train": str(arguments.work / f"rows-{megabytes}.jsonl"), "valid": "none", "test": "none", "duplicates": {"near": None}},
         "model": {"base": str(arguments.work / "base"), "max_tokens": MAX_TOKENS},
         "objective": objective,
         "method": {"kind": "lora", "rank": RANK, "alpha": ALPHA},
