@@ -222,9 +222,22 @@ def train(run: RunName, runs_dir: RunsDir = RUNS) -> None:
 
 
 @app.command()
-def evaluate(run: RunName, runs_dir: RunsDir = RUNS) -> None:
-    """Measure a trained run on its test rows, against its baselines."""
-    _stage_verb(run, runs_dir, "evaluate")
+def evaluate(
+    run: RunName,
+    runs_dir: RunsDir = RUNS,
+    against: Annotated[str | None, typer.Option("--against", help="Compare with this run's model, on the first run's test rows.")] = None,
+) -> None:
+    """Measure a trained run on its test rows, against its baselines; or two runs' models against each other."""
+    if against is None:
+        _stage_verb(run, runs_dir, "evaluate")
+        return
+    from tunesmith import runs
+    from tunesmith.stages import compare
+
+    one, other = runs.find(runs_dir, run), runs.find(runs_dir, against)
+    result = compare.against(one, other)
+    typer.echo("\n".join(compare.said(result, one, other)))
+    typer.echo(f"Written to {one.folder / f'comparison-{other.name}.json'}")
 
 
 @app.command()
