@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,10 +111,16 @@ def check(
     from tunesmith.data.card import NAMES
 
     recipe = Path(what).suffix.lower() in (".yaml", ".yml")
-    if recipe:
-        card, tokens, seen = pipeline.check(recipes.load(Path(what), overrides or []), rejected)
-    else:
-        card, tokens, seen = pipeline.check_data(recipes.of_data(what, overrides or []), rejected)
+    with _telling("prepare") as tell:
+        begun = time.monotonic()
+
+        def reading(done: int, of: int, rows: int) -> None:
+            tell(done, of, rows=rows, seconds=time.monotonic() - begun)
+
+        if recipe:
+            card, tokens, seen = pipeline.check(recipes.load(Path(what), overrides or []), rejected, reading)
+        else:
+            card, tokens, seen = pipeline.check_data(recipes.of_data(what, overrides or []), rejected, reading)
     counts = ", ".join(f"{count:,} {side}" for side, count in card["rows"].items())
     labels = f"{len(card['labels'])} labels; " if card["labels"] else ""
     typer.echo(f"{NAMES[card['kind']]}: {counts}; {labels}{counted(sum(card['rejected'].values()), 'row')} left out")
@@ -280,14 +287,14 @@ def predict(
 
 
 @contextmanager
-def _telling(task: str) -> Iterator[Callable[[int, int], None]]:
+def _telling(task: str) -> Iterator[Callable[..., None]]:
     """Shows how far a task is, from the first it is told until all is done."""
     from tunesmith.progress import Teller
 
     teller = Teller()
 
-    def tell(done: int, of: int) -> None:
-        teller({"kind": "progress", "task": task, "done": done, "of": of})
+    def tell(done: int, of: int, **more: float) -> None:
+        teller({"kind": "progress", "task": task, "done": done, "of": of, **more})
         if done == of:
             teller.close()
 

@@ -17,6 +17,7 @@ from tunesmith import methods, objectives, runs
 from tunesmith import recipe as recipes
 from tunesmith.data import parts, privacy, sources
 from tunesmith.data import prepare as preparation
+from tunesmith.data.telling import Progress
 from tunesmith.data.validate import InspectSettings
 from tunesmith.errors import GateFailed, UserError, nearest, some
 from tunesmith.files import sha256_file, sha256_json, staged_file, write_bytes
@@ -114,12 +115,13 @@ def resume(one: Run, changes: list[str], options: Options) -> Run:
 Checked = tuple[dict[str, Any], dict[str, Any], list[str]]
 
 
-def check(recipe: Recipe, rejected: Path | None = None) -> Checked:
+def check(recipe: Recipe, rejected: Path | None = None, progress: Progress | None = None) -> Checked:
     """Read and check everything that a recipe's run would.
 
     Args:
         recipe: resolved.
         rejected: gets every row left out; None writes nothing.
+        progress: told how far the reading is.
 
     Returns:
         The data card, the token report of the training rows, and what to look at first.
@@ -128,7 +130,7 @@ def check(recipe: Recipe, rejected: Path | None = None) -> Checked:
     base = catalog.resolve(recipe.model)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
-        card, seen = _prepared(recipe, data, rejected, prepare.handed(recipe, base))
+        card, seen = _prepared(recipe, data, rejected, prepare.handed(recipe, base), progress)
         if recipe.model.scratch is not None:
             (data / "base").mkdir()
             begin.into(recipe.model.scratch, data / "train.parquet", data / "base")
@@ -140,12 +142,13 @@ def check(recipe: Recipe, rejected: Path | None = None) -> Checked:
         return card, train.token_report(examples, read, longest, recipe.train.micro_rows or recipe.train.batch_rows), seen
 
 
-def check_data(recipe: Recipe, rejected: Path | None = None) -> Checked:
+def check_data(recipe: Recipe, rejected: Path | None = None, progress: Progress | None = None) -> Checked:
     """Read and check data before there is a base to learn them.
 
     Args:
         recipe: of `recipe.of_data`.
         rejected: gets every row left out; None writes nothing.
+        progress: told how far the reading is.
 
     Returns:
         As `check`, without a token report: that takes a base.
@@ -153,13 +156,15 @@ def check_data(recipe: Recipe, rejected: Path | None = None) -> Checked:
     with tempfile.TemporaryDirectory() as folder:
         if recipe.data.duplicates.meaning is not None:
             raise UserError("`data.duplicates.meaning` takes a base, which a check of data alone has none of", "command line", "check a recipe")
-        card, seen = _prepared(recipe, Path(folder), rejected, prepare.handed(recipe, None))
+        card, seen = _prepared(recipe, Path(folder), rejected, prepare.handed(recipe, None), progress)
     return card, {}, seen
 
 
-def _prepared(recipe: Recipe, folder: Path, rejected: Path | None, handed: preparation.Handed) -> tuple[dict[str, Any], list[str]]:
+def _prepared(
+    recipe: Recipe, folder: Path, rejected: Path | None, handed: preparation.Handed, progress: Progress | None
+) -> tuple[dict[str, Any], list[str]]:
     assert recipe.data.rows is not None
-    card = preparation.prepare(recipe.data, recipe.data.rows, folder, rejected=rejected, handed=handed)
+    card = preparation.prepare(recipe.data, recipe.data.rows, folder, progress, rejected, handed)
     if rejected is not None:
         with staged_file(rejected) as staging:
             shutil.copyfile(folder / "rejected.jsonl", staging)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-TASKS = {"embed": "embedding texts", "train": "training", "evaluate": "reading test rows", "predict": "predicting"}
+TASKS = {"prepare": "reading rows", "embed": "embedding texts", "train": "training", "evaluate": "reading test rows", "predict": "predicting"}
 PLAIN_SECONDS = 10.0
 """Without a terminal, a line of progress at most this often."""
 
@@ -64,12 +64,14 @@ class Teller:
                 self._name, self._told, self._began, self._first = name, now, now, done
             if now - self._told >= PLAIN_SECONDS and done < of:
                 left = (now - self._began) / max(done - self._first, 1) * (of - done)
-                self.console.print(f"  {TASKS.get(name, name)}: {done} of {of}{_rate(event)}, about {left:.0f} s left")
+                far = f"{done} of {of}" if "rows" not in event else f"{event['rows']:,} rows, {100 * done // max(1, of)} %"
+                self.console.print(f"  {TASKS.get(name, name)}: {far}{_rate(event)}, about {left:.0f} s left")
                 self._told = now
             return
         if self._bar is None or self._name != name:
             self.close()
-            columns = [TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()]
+            share = TaskProgressColumn() if "rows" in event else MofNCompleteColumn()  # of bytes the share says more than the number
+            columns: list[ProgressColumn] = [TextColumn("  {task.description}"), BarColumn(), share, TextColumn("{task.fields[rate]}"), TimeRemainingColumn()]
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._bar.start()
             self._task, self._name = self._bar.add_task(TASKS.get(name, name), total=of, rate=""), name
@@ -86,6 +88,8 @@ class Teller:
 
 
 def _rate(event: dict[str, Any]) -> str:
+    if event.get("seconds") and "rows" in event:
+        return f", {event['rows'] / event['seconds']:,.0f} rows/s"
     return f", {event['tokens'] / event['seconds']:,.0f} tokens/s" if event.get("seconds") and "tokens" in event else ""
 
 

@@ -241,7 +241,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert names == ["card.json", "rejected.jsonl", "test.parquet", "train.parquet", "valid.parquet"]
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
-    assert told[-1][0] == told[-1][1] > path.stat().st_size and all(done <= of for done, of in told)
+    assert told[-1][0] == told[-1][1] > path.stat().st_size and all(done <= of for done, of, _ in told) and told[-1][2] > 0
 
 
 @pytest.mark.parametrize("where", ["reading", "writing", "card"])

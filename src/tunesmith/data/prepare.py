@@ -114,7 +114,7 @@ def prepare(
         kind: of rows.KINDS (`layouts.infer`).
         folder: gets train.parquet, valid.parquet, test.parquet, out_of_scope.parquet (those there are), labels.json (labelled rows), rejected.jsonl
             and, last, card.json, all of them or none. What an earlier preparation left there is deleted first.
-        progress: told (bytes done, bytes in all) from time to time.
+        progress: told (bytes done, bytes in all, rows so far) from time to time.
         rejected: where bad rows are kept when they stop the run; None keeps and names no place.
         handed: what lives below this room.
 

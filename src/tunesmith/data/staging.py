@@ -152,7 +152,7 @@ class FirstPass:
                         self.reject(BadRow(part.name, line, reason, what, remedy, value))
                 if stream.at != told:
                     told = stream.at
-                    self.tell.reading(told)
+                    self.tell.reading(told, self.book.rows + len(self._pending))
             self._flush()
             self.notes += [text for text in stream.notes if text not in self.notes]
             self.tell.finished(stream.at)

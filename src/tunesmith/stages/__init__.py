@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,15 @@ class Context:
         """Label names in order, and whether a row has any number of them."""
         names = read_json(self.run.folder / "data" / "labels.json")
         return names["labels"], names["multi_label"]
+
+    def counting(self, task: str) -> Callable[[int, int, int], None]:
+        """A callback that tells how far a task is in bytes, and how many rows it has had."""
+        begun = time.monotonic()
+
+        def tell(done: int, of: int, count: int) -> None:
+            self.run.emit({"kind": "progress", "task": task, "done": done, "of": of, "rows": count, "seconds": time.monotonic() - begun})
+
+        return tell
 
     def progress(self, task: str) -> Callable[[int, int], None]:
         """A callback that tells how far a task is."""

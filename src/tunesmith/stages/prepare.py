@@ -28,7 +28,7 @@ def stage(context: Context, kin: list[Run]) -> None:
         folder = run.folder / "data"
         data, models = recipe.data, handed(recipe, context.found, context.progress("embed"))
         assert data.rows is not None
-        preparation.prepare(data, data.rows, folder, context.progress("prepare"), folder / "rejected.jsonl", models)
+        preparation.prepare(data, data.rows, folder, context.counting("prepare"), folder / "rejected.jsonl", models)
 
     files = {side: digest for side, digest in context.files.items() if side != GENERAL}
     inputs = sha256_json({"data": content(recipe)["data"], "files": files, "format": FORMAT})
