@@ -155,7 +155,7 @@ class FirstPass:
                     self.tell.reading(told, self.book.rows + len(self._pending))
             self._flush()
             self.notes += [text for text in stream.notes if text not in self.notes]
-            self.tell.finished(stream.at)
+            self.tell.finished(stream.at, self.book.rows)
             _check_seen(self.settings, stream, side)
 
     def _maker(self, stream: Stream, side: str) -> Callable[[dict[str, Any]], Row | Wrong]:

@@ -28,9 +28,9 @@ class Teller:
         self._rows = rows
         self._tell(self._before + at)
 
-    def finished(self, size: int) -> None:
-        """The present file is read."""
-        self._before += size
+    def finished(self, size: int, rows: int) -> None:
+        """The present file is read, and so many rows in all."""
+        self._before, self._rows = self._before + size, rows
 
     def writing(self, share: float) -> None:
         """This share of the staged rows is written."""
