@@ -33,7 +33,7 @@ MOST_ROWS = 8
 """Values of a band: eight bytes are one number."""
 PIECE = 1 << 17
 """Characters hashed at once: the arrays stay in a processor's second cache (measured: 4.5 ns a character, 12 ns at 2 million)."""
-BAND_ROWS = 1 << 22
+BAND_ROWS = 1 << 20
 """Rows of a band compared at once; bounds the memory (eight bytes each, some fifty for each that shares its band)."""
 BUCKET = 16
 """Rows of a bucket up to which all pairs are compared. Of a larger one all are compared with the first, which bounds what rows of one template
