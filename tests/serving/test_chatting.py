@@ -138,6 +138,7 @@ def test_at_a_real_terminal(talker: Path) -> None:
 
     def own_terminal() -> None:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it, and so would this
         os.close(os.open(os.ttyname(0), os.O_RDWR))  # the first terminal that a session's leader opens is the one whose Ctrl-C it gets
 
     process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment, preexec_fn=own_terminal)  # noqa: PLW1509
