@@ -44,5 +44,5 @@ def test_what_is_no_masked_model_is_refused(folder: Path, tiny_base: Path, tmp_p
         masked.filler(tmp_path / "absent")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
-    with pytest.raises(UserError, match=r"not a masked language model: `architectures` in its config.json says BertModel\n  -> give the folder"):
+    with pytest.raises(UserError, match=r"not a masked language model: `architectures` in its config.json says `BertModel`\n  -> give the folder"):
         masked.filler(folder)

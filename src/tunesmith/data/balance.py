@@ -1,4 +1,4 @@
-"""Labels with few training rows and labels with many: which are rare, and how often each row is to be taken.
+"""Labels with few training rows and labels with many: how often each row is to be taken.
 
 Only training rows are repeated or left out. What a label's rows are taken on average, each of them is, up to one more by a hash of its id: with the
 same factor the same rows are chosen, whatever their order and whatever else is added.

@@ -156,3 +156,24 @@ def _readme(folder: Path) -> tuple[str, tuple[str, ...]]:
     languages = front.get("language", []) if isinstance(front, dict) else []
     languages = [languages] if isinstance(languages, str) else languages
     return str(front.get("license", "")), tuple(str(one) for one in languages)
+
+
+def of_task(folder: Path, ending: str, what: str) -> Base:
+    """A model of the user's beside the base, in a local folder.
+
+    Args:
+        folder: as transformers saves it.
+        ending: of its architecture's name, such as ForMaskedLM.
+        what: it is called in messages.
+
+    Raises:
+        UserError: there is no such folder, or it holds another kind of model.
+    """
+    remedy = f"give the folder of a {what}, with config.json and model.safetensors"
+    if not folder.is_dir():
+        raise UserError("there is no such folder", str(folder), remedy)
+    base = resolve(ModelSettings(base=str(folder.resolve())))
+    architectures = [str(name) for name in base.config.get("architectures") or ["nothing"]]
+    if not any(name.endswith(ending) for name in architectures):
+        raise UserError(f"not a {what}: `architectures` in its config.json says {some(architectures)}", str(folder), remedy)
+    return base

@@ -28,17 +28,11 @@ def filler(folder: Path) -> Callable[[list[str]], list[str]]:
     Raises:
         UserError: there is no such folder, no masked language model in it, or no mask token.
     """
-    remedy = "give the folder of a masked language model, with config.json and model.safetensors"
-    if not folder.is_dir():
-        raise UserError("there is no such folder", str(folder), remedy)
-    base = catalog.resolve(catalog.ModelSettings(base=str(folder.resolve())))
-    architectures = [str(name) for name in base.config.get("architectures") or ["nothing"]]
-    if not any(name.endswith("ForMaskedLM") for name in architectures):
-        raise UserError(f"not a masked language model: `architectures` in its config.json says {architectures[0]}", str(folder), remedy)
+    base = catalog.of_task(folder, "ForMaskedLM", "masked language model")
     reader = tokenizer.load(folder)
     mask = next((mark for mark in ("[MASK]", "<mask>") if reader.library.token_to_id(mark) is not None), None)
     if mask is None:
-        raise UserError("its tokenizer has no mask token ([MASK] or <mask>)", str(folder), remedy)
+        raise UserError("its tokenizer has no mask token ([MASK] or <mask>)", str(folder), "use the tokenizer that the model was trained with")
     import torch
     from transformers import AutoModelForMaskedLM
 

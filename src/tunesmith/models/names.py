@@ -45,7 +45,7 @@ def finder(folder: Path) -> Callable[[Sequence[str]], list[list[Found]]]:
     Raises:
         UserError: there is no such folder, no token classifier in it, none that transformers can load safely, or it knows no persons.
     """
-    base = _checked(folder)
+    base = catalog.of_task(folder, "ForTokenClassification", "token-classification model")
     tags = [_tag(str(label)) for _, label in sorted((int(index), label) for index, label in base.config.get("id2label", {}).items())]
     if not any(kind == "name" for _, kind in tags):
         labels = some(map(str, base.config.get("id2label", {}).values()))
@@ -64,17 +64,6 @@ def finder(folder: Path) -> Callable[[Sequence[str]], list[list[Found]]]:
         return [_spans(text, encoding, [tags[index] for index in one]) for text, encoding, one in zip(texts, encodings, predicted, strict=True)]
 
     return find
-
-
-def _checked(folder: Path) -> catalog.Base:
-    remedy = "give the folder of a token-classification model, with config.json and model.safetensors"
-    if not folder.is_dir():
-        raise UserError("there is no such folder", str(folder), remedy)
-    base = catalog.resolve(catalog.ModelSettings(base=str(folder.resolve())))
-    architectures = [str(name) for name in base.config.get("architectures") or ["nothing"]]
-    if not any(name.endswith("ForTokenClassification") for name in architectures):
-        raise UserError(f"not a token-classification model: `architectures` in its config.json says {some(architectures)}", str(folder), remedy)
-    return base
 
 
 def _tag(label: str) -> tuple[str, str]:
