@@ -29,6 +29,7 @@ from tunesmith.serving import engine, generation
 from tunesmith.serving.generation import Prompt, Writer
 from tunesmith.tokens import chat as chats
 from tunesmith.tokens import text, tokenizer
+from tunesmith.tokens.words import Words
 
 ASK = [{"role": "user", "content": "what colour is leaf 3?"}]
 SHORT = Sampling(max_new_tokens=24)
@@ -111,7 +112,7 @@ def test_a_stream_is_the_batch_in_pieces(writer: Writer, temperature: float) -> 
 def spelled(writer: Writer, monkeypatch: pytest.MonkeyPatch, ids: list[int], library: Any = None) -> tuple[list[str], str]:
     """Pieces and text of an answer of these tokens."""
     if library is not None:
-        monkeypatch.setattr(writer, "_reader", tokenizer.Tokenizer(library, (), (), 0, False))
+        monkeypatch.setattr(writer, "_reader", tokenizer.Tokenizer(library, Words(library), (), (), 0, False))
         monkeypatch.setattr(writer, "_hidden", set())
     prompt = Prompt([0], False)
     monkeypatch.setattr(generation.decode, "steps", lambda *_: iter([[(0, one)] for one in [*ids, writer._ends[0]]]))
@@ -144,7 +145,7 @@ def test_sentencepiece_keeps_spaces_and_bytes(writer: Writer, monkeypatch: pytes
     ids = [2, 259, *bytes_of, 2, 3 + 0xC3, 2]
     monkeypatch.setattr(writer, "_ends", [0])
     prompt = Prompt([1], False)
-    monkeypatch.setattr(writer, "_reader", tokenizer.Tokenizer(library, (), (), 0, False))
+    monkeypatch.setattr(writer, "_reader", tokenizer.Tokenizer(library, Words(library), (), (), 0, False))
     monkeypatch.setattr(writer, "_hidden", {0})
     pieces = list(writer._pieces(prompt, ids, False))
     assert pieces == [" world", "ly", "é\n world", "\ufffd world"]

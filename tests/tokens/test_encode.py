@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tunesmith import starters
 from tunesmith.errors import UserError
 from tunesmith.tokens import tokenizer
-from tunesmith.tokens.encode import WINDOW_OVERLAP, Tokens, Truncation, encode
+from tunesmith.tokens.encode import WINDOW_OVERLAP, Tokens, Truncation, encode, stored
 from tunesmith.tokens.examples import Targets, TokenExamples
 
 TEXTS = ["hello", "", " ", "A café — naïve!", "unbelievably " * 40, "混合 text 🙂", "[SEP] [CLS] [MASK]", "a\nb\tc", "x" * 300]
@@ -142,3 +142,48 @@ def test_a_base_without_a_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": 3}))
     with pytest.raises(UserError, match=r"tokenizer.json cannot be read \(.*\)\n  -> fetch the base again"):
         tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("truncation", ["head", "windows"])
+def test_texts_by_chunks_are_the_same_in_a_file_without_a_name(ours: tokenizer.Tokenizer, tmp_path: Path, truncation: Truncation) -> None:
+    texts = [*TEXTS, "zero one two three four five six seven eight nine ten eleven"]
+    whole = encode(ours, texts, None, 10, truncation)
+    for size in (1, 4, 100):
+        chunks = ((texts[start : start + size], [None] * len(texts[start : start + size])) for start in range(0, len(texts), size))
+        found = stored(ours, chunks, 10, truncation, tmp_path / "scratch")
+        for name in ("ids_T", "offsets_Q", "rows_N", "whole_N"):
+            one, other = getattr(found, name), getattr(whole, name)
+            assert (one == other).all() and one.dtype == other.dtype, name
+        assert found.types_T is None and not list((tmp_path / "scratch").iterdir())
+        assert TokenExamples(found, Targets(None), 0).fingerprint() == TokenExamples(whole, Targets(None), 0).fingerprint()
+
+
+def test_pairs_by_chunks_are_the_same(ours: tokenizer.Tokenizer, tmp_path: Path) -> None:
+    pairs = [None, None, *PAIRS[2:7], None, None]  # the first and the last chunk have none
+    whole = encode(ours, TEXTS, pairs, 12)
+    found = stored(ours, ((TEXTS[start : start + 2], pairs[start : start + 2]) for start in range(0, len(TEXTS), 2)), 12, "head", tmp_path)
+    assert sequences(found) == sequences(whole) and found.types_T is not None and whole.types_T is not None
+    assert found.types_T.tolist() == whole.types_T.tolist() and found.types_T.any() and found.whole_N.tolist() == whole.whole_N.tolist()
+
+
+def test_no_texts_are_no_tokens(ours: tokenizer.Tokenizer, tmp_path: Path) -> None:
+    found = stored(ours, iter([]), 12, "head", tmp_path)
+    assert len(found) == 0 and len(found.ids_T) == 0 and found.offsets_Q.tolist() == [0]
+
+
+def test_a_full_disk_says_so(ours: tokenizer.Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file"):
+        stored(ours, iter([(["a"], [None])]), 12, "head", tmp_path / "file")
+
+
+def test_targets_of_parts_are_those_of_all() -> None:
+    import torch
+
+    from tunesmith.tokens.examples import joined
+
+    one, two = Targets(torch.tensor([1, 2])), Targets(torch.tensor([3]), torch.tensor([0.5]))
+    assert joined([one, one]).weights_N is None
+    both = joined([one, two])
+    assert both.values_N is not None and both.values_N.tolist() == [1, 2, 3]
+    assert both.weights_N is not None and both.weights_N.tolist() == [1, 1, 0.5]

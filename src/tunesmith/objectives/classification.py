@@ -11,7 +11,7 @@ Shapes: N rows, B rows of a batch, S sequences (windows) of a batch, C labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -94,13 +94,19 @@ class Classification:
         """Texts as tokens, labels as numbers."""
         from tunesmith.data import rows
         from tunesmith.tokens import encode
-        from tunesmith.tokens.examples import TokenExamples
+        from tunesmith.tokens.examples import TokenExamples, joined
 
-        table = rows.read(path)
-        tokens = encode.encode(reader.tokenizer, rows.strings(table, "text"), rows.strings(table, "text_pair"), reader.limit, reader.truncation)
-        return TokenExamples(tokens, self.targets(rows.label_lists(table), table.column("weight").to_pylist()), reader.tokenizer.pad_id)
+        targets: list[Targets] = []
 
-    def targets(self, labels: Sequence[Sequence[str]], weights: Sequence[float] | None = None) -> Targets:
+        def chunks() -> Iterator[tuple[Sequence[str], Sequence[str | None]]]:
+            for batch in rows.batches(path):
+                targets.append(self.targets(rows.label_lists(batch), batch.column("weight").to_numpy()))
+                yield rows.strings(batch, "text"), rows.strings(batch, "text_pair")
+
+        tokens = encode.stored(reader.tokenizer, chunks(), reader.limit, reader.truncation, reader.scratch)
+        return TokenExamples(tokens, joined(targets), reader.tokenizer.pad_id)
+
+    def targets(self, labels: Sequence[Sequence[str]], weights: Sequence[float] | np.ndarray | None = None) -> Targets:
         """Label names of N rows as tensors: int64 (N,), or float32 (N, C) when a row has any number."""
         import torch
 
@@ -112,7 +118,7 @@ class Classification:
                 values_N[row, [self._index[name] for name in one]] = 1
         else:
             values_N = torch.tensor([self._index[one[0]] for one in labels])
-        weights_N = None if weights is None or all(w == 1 for w in weights) else torch.tensor(weights, dtype=torch.float32)
+        weights_N = None if weights is None or (np.asarray(weights) == 1).all() else torch.tensor(weights, dtype=torch.float32)
         return Targets(values_N, weights_N)
 
     def units(self, batch: Batch) -> float:

@@ -5,16 +5,22 @@ Shapes: N rows, Q sequences (Q = N, or more when long texts become windows), T t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from pathlib import Path
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tunesmith.errors import UserError
+from tunesmith.files import as_user_error
 from tunesmith.tokens.tokenizer import Tokenizer
+from tunesmith.tokens.words import gathered
 
 Truncation = Literal["head", "tail", "head_tail", "windows"]
 TRUNCATIONS = ("head", "tail", "head_tail", "windows")
@@ -27,16 +33,12 @@ WINDOW_OVERLAP = 0.25
 """Neighbouring windows share this part of their length, so that no sentence is seen only in halves."""
 
 
-CHUNK_ROWS = 4096
-"""Rows whose token ids are Python's at once, which take ten times the room of an array's."""
-
-
 @dataclass(frozen=True)
 class Tokens:
     """Token ids of N rows.
 
     Attributes:
-        ids_T: int32, all sequences one after the other.
+        ids_T: int32, all sequences one after the other; in memory, or mapped from a file (`stored`).
         offsets_Q: int64 (Q + 1), where each sequence starts.
         rows_N: int64 (N + 1), which sequences belong to each row (0, 1, 2 ... unless long texts became windows).
         types_T: int8 type ids for pairs, or None.
@@ -80,32 +82,82 @@ def encode(
     if pairs is not None and any(pair is not None for pair in pairs):
         return _encode_pairs(tokenizer, texts, pairs, max_tokens, truncation)
     special = len(tokenizer.prefix) + len(tokenizer.suffix)
-    room = max_tokens - special
-    prefix, suffix = list(tokenizer.prefix), list(tokenizer.suffix)
-    parts, lengths, whole, rows = [np.zeros(0, np.int32)], [0], np.zeros(len(texts), np.int32), np.zeros(len(texts) + 1, np.int64)
-    for start in range(0, len(texts), CHUNK_ROWS):
-        # encode_batch_fast leaves character offsets out, which nobody reads here: a third of the time.
-        bare = [one.ids for one in tokenizer.library.encode_batch_fast(list(texts[start : start + CHUNK_ROWS]), add_special_tokens=False)]
-        sequences: list[list[int]] = []
-        for row, ids in enumerate(bare, start):
-            sequences += [prefix + piece + suffix for piece in ([ids] if len(ids) <= room else _pieces(ids, room, truncation))]
-            whole[row], rows[row + 1] = len(ids) + special, len(lengths) - 1 + len(sequences)
-        lengths += map(len, sequences)
-        parts.append(_together(sequences))
-    return Tokens(np.concatenate(parts), np.cumsum(lengths, dtype=np.int64), rows, None, whole)
+    ids_T, bare_N = tokenizer.words.ids(texts)
+    ids_T, starts_Q, lengths_Q, rows = _cut(ids_T, bare_N, max_tokens - special, truncation)
+    offsets = np.concatenate([[0], np.cumsum(lengths_Q + special)])
+    out_T, bare_T = np.empty(offsets[-1], np.int32), np.ones(offsets[-1], bool)
+    around = [(offsets[:-1] + place, token) for place, token in enumerate(tokenizer.prefix)]
+    around += [(offsets[1:] - place, token) for place, token in enumerate(reversed(tokenizer.suffix), 1)]
+    for places, token in around:
+        out_T[places], bare_T[places] = token, False
+    out_T[bare_T] = gathered(ids_T, starts_Q, lengths_Q)
+    return Tokens(out_T, offsets, rows, None, (bare_N + special).astype(np.int32))
 
 
-def _pieces(ids: list[int], room: int, truncation: Truncation) -> list[list[int]]:
-    if truncation == "head":
-        return [ids[:room]]
-    if truncation == "tail":
-        return [ids[-room:]]
-    if truncation == "head_tail":
-        head = int(room * HEAD_SHARE)
-        return [ids[:head] + ids[len(ids) - (room - head) :]]
+def stored(
+    tokenizer: Tokenizer, chunks: Iterable[tuple[Sequence[str], Sequence[str | None]]], max_tokens: int, truncation: Truncation, folder: Path
+) -> Tokens:
+    """The same for more texts than memory holds: their ids lie in a file without a name that goes with the process.
+
+    Args:
+        tokenizer, max_tokens, truncation: as in `encode`.
+        chunks: texts and their second texts, some at a time.
+        folder: where the file may lie.
+
+    Raises:
+        UserError: as in `encode`, or no space for the file.
+    """
+    lengths_Q, counts_N, whole_N = ([np.zeros(0, np.uint32)] for _ in range(3))
+    size, typed = 0, False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as ids, tempfile.TemporaryFile(dir=folder) as types:
+            for texts, pairs in chunks:
+                one = encode(tokenizer, texts, pairs, max_tokens, truncation)
+                ids.write(one.ids_T.tobytes())
+                if one.types_T is not None:
+                    types.seek(size)  # rows without a second text before it left a hole, which reads as zeros
+                    types.write(one.types_T.tobytes())
+                    typed = True
+                size += len(one.ids_T)
+                for into, values in ((lengths_Q, np.diff(one.offsets_Q)), (counts_N, np.diff(one.rows_N)), (whole_N, one.whole_N)):
+                    into.append(values.astype(np.uint32))
+            types.truncate(size if typed else 0)
+            ids_T, types_T = _mapped(ids, np.int32), _mapped(types, np.int8) if typed else None
+    except OSError as error:
+        raise as_user_error(error, folder) from error
+    offsets_Q, rows_N = (np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(one), dtype=np.int64)]) for one in (lengths_Q, counts_N))
+    return Tokens(ids_T, offsets_Q, rows_N, types_T, np.concatenate(whole_N).astype(np.int32))
+
+
+def _mapped(file: IO[bytes], kind: Any) -> npt.NDArray[Any]:
+    """What a file holds, read where it is asked for; it stays readable when the file is closed."""
+    file.flush()
+    size = os.fstat(file.fileno()).st_size
+    return np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), kind) if size else np.zeros(0, kind)
+
+
+def _cut(
+    ids_T: npt.NDArray[np.int32], bare_N: npt.NDArray[np.int64], room: int, truncation: Truncation
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """What of each row's ids is kept: the ids, where each sequence starts among them, its length, and which sequences belong to each row."""
+    starts_N = np.cumsum(bare_N) - bare_N
+    long = np.flatnonzero(bare_N > room)
+    if truncation != "windows":
+        head = {"head": room, "tail": 0, "head_tail": int(room * HEAD_SHARE)}[truncation]
+        if len(long):
+            kept = np.ones(len(ids_T), bool)
+            for row in long:
+                kept[starts_N[row] + head : starts_N[row] + bare_N[row] - (room - head)] = False
+            ids_T, bare_N = ids_T[kept], np.minimum(bare_N, room)
+        return ids_T, np.cumsum(bare_N) - bare_N, bare_N, np.arange(len(bare_N) + 1, dtype=np.int64)
     step = max(1, int(room * (1 - WINDOW_OVERLAP)))
-    starts = [*range(0, len(ids) - room, step), len(ids) - room]
-    return [ids[start : start + room] for start in starts]
+    counts = np.ones(len(bare_N), np.int64)
+    counts[long] = 1 - (room - bare_N[long]) // step
+    rows = np.concatenate([[0], np.cumsum(counts)])
+    within = np.arange(rows[-1]) - np.repeat(rows[:-1], counts)
+    shifts = np.minimum(within * step, np.repeat(np.maximum(bare_N - room, 0), counts))  # the last window ends where the text does
+    return ids_T, np.repeat(starts_N, counts) + shifts, np.repeat(np.minimum(bare_N, room), counts), rows
 
 
 def _encode_pairs(

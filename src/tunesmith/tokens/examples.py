@@ -5,6 +5,8 @@ Shapes: N rows, B rows of a batch, S sequences of a batch (S = B unless long tex
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -77,6 +79,16 @@ class Targets:
         return [b"" if one is None else one.numpy().tobytes() for one in (self.values_N, self.weights_N)]
 
 
+def joined(parts: Sequence[Targets]) -> Targets:
+    """The targets of rows that were read in parts, in order; there is one part at least."""
+    import torch
+
+    values = [one.values_N for one in parts if one.values_N is not None]
+    weights = [torch.ones(len(value)) if one.weights_N is None else one.weights_N for one, value in zip(parts, values, strict=True)]
+    weighted = any(one.weights_N is not None for one in parts)
+    return Targets(torch.cat(values), torch.cat(weights) if weighted else None)
+
+
 @dataclass(frozen=True)
 class TokenExamples:
     """Rows as token ids."""
@@ -131,8 +143,13 @@ class TokenExamples:
 
     def fingerprint(self) -> str:
         t = self.tokens
-        types = b"" if t.types_T is None else t.types_T.tobytes()
-        return sha256_bytes(b"".join([t.ids_T.tobytes(), t.offsets_Q.tobytes(), t.rows_N.tobytes(), types, *self.targets.parts()]))
+        digest = hashlib.sha256()
+        arrays: list[npt.NDArray[Any]] = [t.ids_T, t.offsets_Q, t.rows_N, *([] if t.types_T is None else [t.types_T])]
+        for array in arrays:
+            digest.update(array.data)  # not a copy: the ids may be more than memory holds
+        for part in self.targets.parts():
+            digest.update(part)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

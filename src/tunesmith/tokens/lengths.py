@@ -118,7 +118,7 @@ def _answers(lengths: Integers, answers: Integers, counts: Integers, limit: int,
 
 
 def _more(values_V: Integers, counts_V: Integers, limit: int, truncation: How, special: int) -> int:
-    """Sequences more than rows, when longer rows become several (`encode._pieces` and `text.documents` make them)."""
+    """Sequences more than rows, when longer rows become several (`encode._cut` and `text.documents` make them)."""
     if truncation == "pieces":  # neighbours share one token
         return int(((np.maximum(values_V - 2, 0) // max(1, limit - 1)) * counts_V).sum())
     room = limit - special

@@ -257,11 +257,12 @@ def documents(tokenizer: Tokenizer, texts: Iterator[Sequence[str]], end: int, li
         limit: most tokens of a sequence.
     """
     row = -1
-    prefix = list(tokenizer.prefix)
+    prefix = np.array(tokenizer.prefix, np.int32)
     for batch in texts:
-        for one in tokenizer.library.encode_batch_fast(list(batch), add_special_tokens=False):
+        ids_T, counts = tokenizer.words.ids(batch)
+        for bare in np.split(ids_T, np.cumsum(counts))[:-1]:
             row += 1
-            ids = np.asarray([*prefix, *one.ids, end], np.int32)
+            ids = np.concatenate([prefix, bare, [end]]).astype(np.int32)
             # Pieces share one token: the last of a piece is predicted there and begins the next.
             for start in range(0, max(1, len(ids) - 1), limit - 1):
                 piece = ids[start : start + limit]

@@ -1,0 +1,146 @@
+"""Words that were met are not tokenised again, and nothing else changes: the library is the oracle."""
+
+from __future__ import annotations
+
+from itertools import chain
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from tunesmith import starters
+from tunesmith.tokens import tokenizer, words
+from tunesmith.tokens.words import Words, dividing
+
+CORPUS = ["the café's bills: 12 + 345, naïve 東京 tests\n\n  of white\tspace and I'll've <mask>"] * 3
+
+
+def trained(before: Any, normalizer: Any = None, *added: AddedToken) -> Tokenizer:
+    library = Tokenizer(models.BPE())
+    library.pre_tokenizer, library.normalizer = before, normalizer
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    library.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False))
+    library.add_tokens(list(added))
+    return library
+
+
+def byte_level() -> Any:
+    return pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+
+def digits_apart() -> Any:
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex("\\d"), "isolated"), byte_level()])
+
+
+LIBRARIES: dict[str, Any] = {
+    "bert": lambda: tokenizer.load(starters.base_folder("starter/minilm")).library,
+    "scribe": lambda: tokenizer.load(starters.base_folder("starter/scribe")).library,
+    "byte level": lambda: trained(byte_level()),
+    "byte level, composed": lambda: trained(byte_level(), normalizers.NFC()),
+    "roberta": lambda: trained(byte_level(), None, AddedToken("<mask>", lstrip=True), AddedToken("bills", single_word=True)),
+    "digits apart": lambda: trained(digits_apart()),
+    "words, lower case": lambda: trained(pre_tokenizers.Whitespace(), normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])),
+    "spaces in a token": lambda: trained(pre_tokenizers.WhitespaceSplit(), None, AddedToken("of white")),
+    "prefix space": lambda: trained(pre_tokenizers.ByteLevel(add_prefix_space=True)),
+    "metaspace": lambda: trained(pre_tokenizers.Metaspace()),
+    "none": lambda: trained(None),
+}
+DIVIDED = {"bert", "scribe", "byte level", "byte level, composed", "roberta", "digits apart", "words, lower case", "spaces in a token"}
+PIECES = ["the", " ", " ", "  ", "\n", "\t", "\r\n", "\xa0", "\u3000", "\x0b", "\x1c", "\x85", "\u200b", "\u0301", "\u1680", "é", "café's"]
+PIECES += ["12", "345", ",", "'ll", "I'LL", "'", "<mask>", "[SEP]", "<s>", "bills", "of white", "東京", "🙂", "<|user|>", "x" * 120, "İ", "ſ", "¨"]
+
+
+@pytest.fixture(scope="module", params=list(LIBRARIES))
+def library(request: pytest.FixtureRequest) -> tuple[str, Tokenizer, Words]:
+    made = LIBRARIES[request.param]()
+    return request.param, made, Words(made)
+
+
+def apart(ids_T: Any, counts: Any) -> list[list[int]]:
+    return [one.tolist() for one in np.split(ids_T, np.cumsum(counts))[:-1]]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.lists(st.one_of(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), st.text(max_size=12)), max_size=4))
+def test_ids_are_the_librarys(library: tuple[str, Tokenizer, Words], texts: list[str]) -> None:
+    _, plain, ours = library
+    expected = [plain.encode(text, add_special_tokens=False).ids for text in texts]
+    ids_T, counts = ours.ids(texts)
+    assert apart(ids_T, counts) == expected and ids_T.dtype == np.int32 and counts.dtype == np.int64
+
+
+def test_which_tokenizers_read_words_apart(library: tuple[str, Tokenizer, Words]) -> None:
+    name, plain, _ = library
+    assert len(dividing(plain)("one two three")) == (3 if name in DIVIDED else 1)
+
+
+def test_a_text_that_needs_it_stays_whole() -> None:
+    divide = dividing(LIBRARIES["roberta"]())
+    assert divide("a b  c") == ["a b  c"] and divide("a <mask> b") == ["a <mask> b"] and divide("a bills") == ["a bills"]
+    assert divide(" a b ") == ["", " a", " b", " "] and divide("a\n b") == ["a\n", " b"] and divide("a \nb") == ["a \nb"]
+    assert dividing(LIBRARIES["spaces in a token"]())("one of white and") == ["one of white and"]
+
+
+class Counting:
+    """A tokenizer that says what it was asked."""
+
+    def __init__(self, library: Tokenizer) -> None:
+        self.library, self.asked, self.broken = library, list[str](), False
+
+    def to_str(self) -> str:
+        return self.library.to_str()
+
+    def encode_batch_fast(self, texts: list[str], add_special_tokens: bool) -> Any:
+        self.asked += texts
+        if self.broken:
+            raise KeyboardInterrupt
+        return self.library.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+
+
+def test_a_word_is_tokenised_once_and_all_are_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = LIBRARIES["bert"]()
+    counting = Counting(plain)
+    ours = Words(counting)
+    texts = ["one two one", "two three"]
+    expected = [plain.encode(text, add_special_tokens=False).ids for text in texts]
+    assert apart(*ours.ids(texts)) == expected and counting.asked == ["one", "two", "three"]
+    assert apart(*ours.ids(texts)) == expected and counting.asked == ["one", "two", "three"]
+    monkeypatch.setattr(words, "CHUNK_ROWS", 1)
+    assert apart(*ours.ids(texts)) == expected and counting.asked == ["one", "two", "three"]
+    monkeypatch.setattr(words, "MOST_WORDS", 2)
+    assert apart(*ours.ids(texts)) == expected and counting.asked[3:] == ["one", "two", "three"]  # three are too many: forgotten, and then two kept
+    monkeypatch.setattr(words, "MOST_WORDS", 100)
+    monkeypatch.setattr(words, "MOST_CHARACTERS", 10)
+    assert apart(*ours.ids(texts)) == expected and counting.asked[6:] == ["one", "two", "three"]
+    counting.broken = True
+    with pytest.raises(KeyboardInterrupt):
+        ours.ids(["four"])
+    counting.broken = False
+    assert apart(*ours.ids(["four one"])) == [plain.encode("four one", add_special_tokens=False).ids]
+
+
+def test_nothing_has_no_ids() -> None:
+    ours = Words(LIBRARIES["bert"]())
+    ids_T, counts = ours.ids([])
+    assert len(ids_T) == len(counts) == 0 and apart(*ours.ids(["", " ", "a"])) == [[], [], [1037]]
+
+
+def test_several_threads() -> None:
+    plain = LIBRARIES["bert"]()
+    ours, found = Words(plain), dict[int, Any]()
+    texts = {one: [f"row {one} has {number} words" for number in range(200)] for one in range(6)}
+
+    def work(one: int) -> None:
+        found[one] = [apart(*ours.ids(texts[one][start : start + 5])) for start in range(0, 200, 5)]
+
+    threads = [Thread(target=work, args=(one,)) for one in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one, rows in texts.items():
+        assert list(chain.from_iterable(found[one])) == [plain.encode(text, add_special_tokens=False).ids for text in rows]
