@@ -41,6 +41,10 @@ ASIS = [
 ]
 
 
+def each(texts: list[str], settings: CleanSettings) -> list[tuple[str, str, str] | None]:
+    return [clean.unwanted(text, settings) for text in texts]
+
+
 def one(text: str, lines: frozenset[str] = frozenset(), **steps: Any) -> str:
     return clean.clean([text], CleanSettings(**steps), lines).texts[0]
 
@@ -203,15 +207,15 @@ CHINESE = "请重置我的账户密码，我从昨天开始就无法登录，急
 
 def test_rows_of_another_language_leave() -> None:
     settings = CleanSettings(languages=("en",))
-    found = clean.unwanted([ENGLISH, GERMAN, CHINESE, "Wie geht es dir heute?", "12345 67890 " * 10, "你好", CODED], settings)
+    found = each([ENGLISH, GERMAN, CHINESE, "Wie geht es dir heute?", "12345 67890 " * 10, "你好", CODED], settings)
     assert [row is None for row in found] == [True, False, False, True, True, True, True], "short texts, numbers and codes are not judged"
     assert found[1] == ("another language", "looks like `de`, data.clean.languages is `en`", "add `de` there to keep such rows")
     assert found[2] is not None and "`zh`" in found[2][1]
-    assert clean.unwanted([ENGLISH, GERMAN], CleanSettings(languages=("en", "de"))) == [None, None]
+    assert each([ENGLISH, GERMAN], CleanSettings(languages=("en", "de"))) == [None, None]
     likeness = dict(clean._identifier().rank(DANISH))
     assert likeness["da"] > likeness["no"] > clean.UNLIKELY
-    assert clean.unwanted([DANISH], CleanSettings(languages=("no",))) == [None], "what may well be a wanted language stays"
-    assert clean.unwanted([ENGLISH * 20 + GERMAN * 100], settings) == [None], "the first 1,000 characters count"
+    assert each([DANISH], CleanSettings(languages=("no",))) == [None], "what may well be a wanted language stays"
+    assert each([ENGLISH * 20 + GERMAN * 100], settings) == [None], "the first 1,000 characters count"
 
 
 def test_languages_are_those_of_py3langid() -> None:
@@ -220,14 +224,14 @@ def test_languages_are_those_of_py3langid() -> None:
 
 def test_rows_that_are_too_short_or_too_long_leave() -> None:
     settings = CleanSettings(least_characters=2, most_characters=3)
-    assert clean.unwanted(["a", "ab", "abc", "abcd", " \n"], settings) == [
+    assert each(["a", "ab", "abc", "abcd", " \n"], settings) == [
         ("too short", "1 character, data.clean.least_characters is 2", "lower it to keep such rows"),
         None,
         None,
         ("too long", "4 characters, data.clean.most_characters is 3", "raise it to keep such rows, or divide them"),
         ("nothing left", "cleaning left nothing of the text", "switch off the step of data.clean that emptied it, or delete the row"),
     ]
-    assert clean.unwanted(["", "x" * 10_000], CleanSettings()) == [("nothing left", *clean.unwanted([""], settings)[0][1:]), None]  # type: ignore[index]  # no None there
+    assert each(["", "x" * 10_000], CleanSettings()) == [("nothing left", *each([""], settings)[0][1:]), None]  # type: ignore[index]  # no None there
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import io
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data import meaning, near
+from tunesmith.data import meaning, near, signer
 
 SYLLABLES = ["ka", "lo", "mir", "te", "sun", "ve", "dra", "o", "pi", "ghe"]
 WORDS = np.array(["".join(syllables) for syllables in np.random.default_rng(7).choice(SYLLABLES, (4000, 3))])
@@ -194,6 +196,50 @@ def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(OSError, match="No space left"):
         signatures.append(["a text"])
     signatures.close()
+
+
+def test_a_process_of_its_own_signs_the_same(tmp_path: Path) -> None:
+    texts = [*sentences(3000, 12), "", "é" * 7, "東京 🙂 \0 nul", "  Spaces\t and\nLINES  ", "x" * 200_000]
+    for apart in (False, True):
+        (tmp_path / str(apart)).mkdir()
+        signatures = near.Signatures(tmp_path / str(apart), 0.8, apart)
+        for start in range(0, len(texts), 500):
+            signatures.append(texts[start : start + 500])
+        signatures.close()
+        assert signatures.rows == len(texts)
+    files = sorted(path.name for path in (tmp_path / "False").iterdir())
+    assert len(files) == signatures.bands + 1
+    for name in files:
+        assert (tmp_path / "True" / name).read_bytes() == (tmp_path / "False" / name).read_bytes(), name
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_what_stops_the_process_that_signs_is_said_here() -> None:
+    with open("/dev/full", "wb") as file:
+        full = signer.Signer([file, file], 6)
+        with pytest.raises(OSError, match="No space left"):
+            full.send(["a text"] * 5000)
+            full.close()
+    with open(os.devnull, "wb") as file:
+        killed = signer.Signer([file, file], 6)
+        killed._process.kill()
+        with pytest.raises(OSError, match="Cannot allocate memory"):
+            killed.close()
+        dropped = signer.Signer([file, file], 6)
+        dropped.send(["a text"])
+        dropped.drop()
+        assert dropped._process.returncode == -signal.SIGKILL
+
+
+def test_the_process_that_signs_heeds_no_interrupt_and_ends_with_its_pipe(tmp_path: Path) -> None:
+    with open(tmp_path / "band", "wb") as band, open(tmp_path / "lengths", "wb") as lengths:
+        alive = signer.Signer([band, lengths], 6)
+        while not (tmp_path / "band").stat().st_size:  # it begins, and says so by what it writes
+            alive.send(["a text"] * 2000)
+        alive._process.send_signal(signal.SIGINT)
+        alive.send(["a text"])
+        alive.close()
+    assert alive._process.returncode == 0
 
 
 def test_nothing_is_written_into_mapped_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tunesmith.data import sources
 
@@ -105,3 +108,30 @@ def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.csv")
     with pytest.raises(sources.UserError, match="not a plain file\n  -> copy what it yields into a file first"):
         sources.read(tmp_path / "a.csv")
+
+
+KEYS = st.sampled_from(["a", "b", "c:", 'd":', "e :", "{", "[", ""])
+VALUES = st.one_of(st.text("a:\"{}[ ,\\", max_size=6), st.integers(), st.none(), st.booleans(), st.lists(st.text("a:\"", max_size=3), max_size=2))
+PAIRS = st.lists(st.tuples(KEYS, VALUES), max_size=4)
+
+
+@settings(max_examples=400, derandomize=True)
+@given(PAIRS, st.sampled_from([":", ": ", " : ", "\t:"]), st.sampled_from(["", " ", ",", "}"]))
+def test_the_quick_look_at_a_line_takes_nothing_that_the_close_one_refuses(pairs: list[tuple[str, Any]], colon: str, after: str) -> None:
+    """Keys given twice, colons and braces in keys and texts, other white space, and rubbish behind the object."""
+    line = "{" + ", ".join(json.dumps(key) + colon + json.dumps(value) for key, value in pairs) + "}" + after
+    quick = sources._flat(line)
+    try:
+        close = sources.STRICT.decode(line)
+    except ValueError:
+        close = None
+    assert quick is None or quick == close
+    if close is not None and colon == ": " and not after and not any(mark in key + str(value) for key, value in pairs for mark in ':{"'):
+        assert quick is not None  # plain lines are not looked at twice
+
+
+@pytest.mark.parametrize(
+    "line", ['{"a": NaN}', '{"a": 1, "a": 2}', '{"a":1,"a" :2}', '{"a": {"b": 1}}', "[1]", "1", "", '{"a": 1} x', '{"a": "' + "[" * 2000 + '"}']
+)
+def test_lines_that_need_a_close_look(line: str) -> None:
+    assert sources._flat(line) is None

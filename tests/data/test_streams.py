@@ -340,3 +340,35 @@ def test_any_bytes_are_records_or_refused_in_words(name: str, data: st.DataObjec
                 assert line >= 1 and (isinstance(value, dict) or (isinstance(value, BadRow) and value.what and value.remedy))
         except UserError as error:
             assert error.what and error.remedy and str(path) in error.where
+
+
+LINES = ['{"a": 1}', '{"a": "\u00e9\u6771"}', "", " \t", '{"a": 2', "x" * 60, '{"a": "\r \u2028"}']
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(LINES), max_size=12), st.integers(1, 40), st.booleans())
+def test_lines_are_the_same_however_the_file_is_read(lines: list[str], size: int, ended: bool) -> None:
+    """Against lines one by one: numbers, ends, lengths, and of a line beyond the limit its beginning."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        path = Path(folder) / "rows.jsonl"
+        path.write_bytes(("\n".join(lines) + "\n" * ended).encode())
+        patch.setattr(streams, "BLOCK_CHARACTERS", size)
+        patch.setattr(sources, "MOST_LINE_CHARACTERS", 50)
+        if not any(line.strip() for line in lines):
+            with pytest.raises(UserError, match="no records in it"):
+                list(Stream(path)._json_lines())
+            return
+        found = list(Stream(path)._json_lines())
+    last = len(lines) - (not ended)
+    expected = [(number, line, number <= last, len(line)) for number, line in enumerate(lines, 1) if line.strip()]
+    assert [(number, at_end, length) for number, _, at_end, length in found] == [(number, at_end, length) for number, _, at_end, length in expected]
+    for (_, got, _, length), (_, line, _, _) in zip(found, expected, strict=True):
+        assert got == line if length <= 50 else line.startswith(got[:40])
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 16])
+def test_a_nul_has_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(streams, "BLOCK_CHARACTERS", size)
+    (tmp_path / "rows.jsonl").write_bytes(b'{"a": 1}\n\n{"a": "\0"}\n')
+    with pytest.raises(UserError, match=r"rows.jsonl:3: a NUL character"):
+        list(Stream(tmp_path / "rows.jsonl"))

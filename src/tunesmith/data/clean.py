@@ -292,19 +292,12 @@ def _stem(word: str, language: str) -> str:
     return str(snowballstemmer.stemmer(language).stemWord(word))
 
 
-def unwanted(texts: Sequence[str], settings: CleanSettings) -> list[tuple[str, str, str] | None]:
-    """Which rows leave, and why.
+def unwanted(text: str, settings: CleanSettings) -> tuple[str, str, str] | None:
+    """Why a row leaves: a reason, what was found, and the remedy; None where it stays.
 
     Args:
-        texts: one for each row, its texts joined.
-
-    Returns:
-        For each row None, or a reason, what was found, and the remedy. A row that is blank leaves with any settings.
+        text: the row's texts, joined. A row that is blank leaves with any settings.
     """
-    return [_unwanted(text, settings) for text in texts]
-
-
-def _unwanted(text: str, settings: CleanSettings) -> tuple[str, str, str] | None:
     size, least, most = len(text), settings.least_characters, settings.most_characters
     if not text or text.isspace():
         return "nothing left", "cleaning left nothing of the text", "switch off the step of data.clean that emptied it, or delete the row"

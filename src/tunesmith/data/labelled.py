@@ -15,10 +15,11 @@ def reader(layout: Layout, settings: DataSettings) -> Callable[[dict[str, Any]],
     """What turns a record into a row with its labels; without a label column (texts out of scope) into one with none."""
     assert layout.text is not None
     text_column, pair_column, label_column = layout.text, layout.text_pair, layout.label
+    columns = [column for column in (text_column, pair_column, label_column) if column]
 
     def read(record: dict[str, Any]) -> Row | Wrong:
-        for column in (text_column, pair_column, label_column):
-            if column and not encodable(record.get(column)):
+        for column in columns:
+            if not encodable(record.get(column)):
                 return BROKEN[0], BROKEN[1].format(column=column), BROKEN[2]
         text = text_in(record, text_column, "text")
         if not isinstance(text, str):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
+from threading import Thread
+from typing import Any
 
 SAMPLE = 300
 LEAST_CHARACTERS = 20
@@ -20,11 +23,33 @@ def shares(texts: Sequence[str], most: int = SAMPLE) -> dict[str, float]:
     Returns:
         ISO 639-1 code -> share; languages under 2 % are left out. Empty when there is too little text to tell.
     """
-    import py3langid
-
+    if _loading:
+        _loading.pop().join()
     long = [text for text in texts if len(text) >= LEAST_CHARACTERS]
     sample = long[:: max(1, len(long) // most)][:most]
     if not sample:
         return {}
-    counts = Counter(py3langid.classify(text)[0] for text in sample)
+    counts = Counter(_identifier().classify(text)[0] for text in sample)
     return {name: count / len(sample) for name, count in counts.most_common() if count >= 0.02 * len(sample)}
+
+
+@lru_cache(maxsize=1)
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE)
+
+
+_loading: list[Thread] = []
+
+
+def load() -> None:
+    """Begin to load the model, which takes half a second, while other things are done."""
+    if not _loading and not _identifier.cache_info().currsize:
+        _loading.append(Thread(target=_identifier, daemon=True))
+        _loading[0].start()
+
+
+def forget() -> None:
+    """Let the model go, which takes 75 MB and half a second to load again."""
+    _identifier.cache_clear()

@@ -23,6 +23,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tunesmith.data.signer import Signer
+from tunesmith.data.texts import even as one_space
+
 GRAM = 5
 """Characters of a gram; shorter texts are one gram."""
 BINS = 128
@@ -63,7 +66,7 @@ class Twins(NamedTuple):
 
 def even(text: str) -> str:
     """The text as it is compared: lower case, one space for any white space, and at least GRAM characters."""
-    return " ".join(text.lower().split()).ljust(GRAM, NO_CHARACTER)
+    return one_space(text.lower()).ljust(GRAM, NO_CHARACTER)
 
 
 def _grams(texts: Sequence[str]) -> tuple[Numbers, Numbers]:
@@ -149,33 +152,54 @@ def bands(threshold: float) -> tuple[int, int]:
     return width, BINS // width
 
 
+def sign(texts: Sequence[str], files: Sequence[BinaryIO], width: int) -> None:
+    """Write the signatures of texts: each band to its file, and the lengths of the evened texts to the last. A full disk raises OSError."""
+    evened = [even(text) for text in texts]
+    whole = sketch(evened)
+    for band, file in enumerate(files[:-1]):
+        file.write(whole[:, band * width : (band + 1) * width].tobytes())
+    files[-1].write(np.fromiter(map(len, evened), "<u4", len(evened)).tobytes())
+
+
 class Signatures:
     """The signatures of all rows, appended in order: a file a band, and the length of each text.
 
-    Attributes:
-        rows: how many there are.
+    Args:
+        folder: where the files lie.
         threshold: the Jaccard similarity from which two rows are alike, in (0, 1].
+        apart: let a process of its own sign, for large data.
+
+    Attributes: rows (how many there are), threshold, width (values of a band), bands (how many there are).
     """
 
-    def __init__(self, folder: Path, threshold: float = 0.8) -> None:
+    def __init__(self, folder: Path, threshold: float = 0.8, apart: bool = False) -> None:
         self.rows, self.threshold = 0, threshold
         self.width, self.bands = bands(threshold)
         self._paths = [folder / f"band-{band:03}" for band in range(self.bands)]
         self._lengths, self._stack = folder / "lengths", ExitStack()
         self._files: list[BinaryIO] = [self._stack.enter_context(open(path, "wb")) for path in (*self._paths, self._lengths)]
+        self._signer = Signer(self._files, self.width) if apart else None
 
     def append(self, texts: Sequence[str]) -> None:
         """Add rows. A full disk raises OSError."""
-        evened = [even(text) for text in texts]
-        lengths = np.fromiter(map(len, evened), np.int64, len(evened))
-        whole = sketch(evened)
-        for band, file in enumerate(self._files[:-1]):
-            file.write(whole[:, band * self.width : (band + 1) * self.width].tobytes())
-        self._files[-1].write(lengths.astype("<u4").tobytes())
+        if self._signer is not None:
+            self._signer.send(texts)
+        else:
+            sign(texts, self._files, self.width)
         self.rows += len(texts)
 
     def close(self) -> None:
-        """Say that all rows are in; from here on they can be compared."""
+        """Say that all rows are in; from here on they can be compared. A full disk raises OSError."""
+        signer, self._signer = self._signer, None
+        if signer is not None:
+            signer.close()
+        self._stack.close()
+
+    def drop(self) -> None:
+        """Say that they will not be compared."""
+        signer, self._signer = self._signer, None
+        if signer is not None:
+            signer.drop()
         self._stack.close()
 
     def blocks(self, band: int) -> Iterator[tuple[int, Numbers]]:

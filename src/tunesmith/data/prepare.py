@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunesmith.data import card, collect, duplicates, labels, ledger, sides, split
+from tunesmith.data import card, collect, duplicates, labels, languages, ledger, sides, split
 from tunesmith.data.ledger import KEPT, LONELY, NEAR, NEAR_IN_TEST, NEAR_IN_VALID, SAME_ID, SIDES, Ledger, Numbers
 from tunesmith.data.parts import Part, digest, expand
 from tunesmith.data.privacy import Named
@@ -136,6 +136,7 @@ def prepare(
     place = str(parts["train"][0].path if len(parts["train"]) == 1 else sources_of(settings, "train")[0].source)
     own = {side: index for index, side in enumerate(parts) if side in ("valid", "test")}
     corrections = _corrections(settings)
+    languages.load()
     with _workplace(folder) as work:
         first = FirstPass(settings, kind, work, Teller(parts, progress), notes, handed.named, corrections)
         with first:
@@ -289,7 +290,6 @@ def _near(first: FirstPass, own: Mapping[str, int], handed: Handed) -> dict[str,
     priority = np.where(inputs_ == 0, np.array([3, 2, 1, 0], np.uint8)[sides_], np.uint8(0))
     out: Counter[str] = Counter()
     if settings.near is not None and first.signatures is not None:
-        first.signatures.close()
         found, shared = near.twins(first.signatures, priority, first.texts_at, (book.verdict == KEPT) & (sides_ != duplicates.OUTSIDE))
         found, apart = _alike_in_answer(first, found, settings.near)
         out += _drop(book, found, sides_)

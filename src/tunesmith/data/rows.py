@@ -54,20 +54,27 @@ GROUP_BYTES = 16 << 20
 """A row group is closed early beyond this, so that long documents stay bounded too."""
 
 
-def table(columns: Mapping[str, Sequence[Any]], schema: pa.Schema = LABELLED) -> pa.Table:
+def table(columns: Mapping[str, Any], schema: pa.Schema = LABELLED) -> pa.Table:
     """Make a table of rows; columns that are not given get their default (weight 1, origin "original", else null).
 
     Args:
-        columns: one sequence a column, all of one length.
+        columns: one sequence or array a column, all of one length.
         schema: the row type.
 
     Returns:
         A table with exactly the schema's columns, in its order.
     """
     rows = len(next(iter(columns.values()))) if columns else 0
-    defaults: dict[str, Any] = {"weight": 1.0, "origin": "original", "attributes": {}}
-    arrays = [pa.array(columns.get(field.name, [defaults.get(field.name)] * rows), type=field.type) for field in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    defaults: dict[str, Any] = {"weight": 1.0, "origin": "original"}
+
+    def column(field: pa.Field) -> Any:
+        if field.name not in columns:
+            one = pa.scalar({} if field.name == "attributes" else defaults.get(field.name), field.type)
+            return pa.repeat(one, rows)
+        values = columns[field.name]
+        return values if isinstance(values, pa.Array) else pa.array(values, type=field.type)
+
+    return pa.Table.from_arrays([column(field) for field in schema], schema=schema)
 
 
 def write(rows: pa.Table, path: Path) -> None:

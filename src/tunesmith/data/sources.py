@@ -377,6 +377,8 @@ def json_line(line: str, number: int, source: str, last: bool, length: int | Non
         last: nothing follows it, not even a line feed: it may be cut off.
         length: its characters, when `line` is only its beginning.
     """
+    if (length or len(line)) <= MOST_LINE_CHARACTERS and (flat := _flat(line)) is not None:
+        return flat
 
     def bad(reason: str, what: str, remedy: str) -> BadRow:
         return BadRow(source, number, reason, what, remedy, line[:1000])
@@ -398,6 +400,26 @@ def json_line(line: str, number: int, source: str, last: bool, length: int | Non
     if line.count("[") + line.count("{") > DEEPEST_JSON and _depth(value) > DEEPEST_JSON:  # the count is quick and spares most lines the walk
         return bad("too deep", f"nested deeper than {DEEPEST_JSON}", "flatten the object")
     return value
+
+
+def _flat(line: str) -> dict[str, Any] | None:
+    """The object of a line that holds no other and gives no key twice, in a third of the time; None: look closer.
+
+    A key is followed by a colon, so where there are no more colons than keys none is given twice. Nor where there are no more of `":`, with no white space
+    before any colon.
+    """
+    if line.count("{") != 1 or line.count("[") >= DEEPEST_JSON:
+        return None
+    try:
+        value, end = SCAN_PLAIN(line, 0)
+    except (StopIteration, ValueError, RecursionError):
+        return None
+    if end != len(line) or not isinstance(value, dict):
+        return None
+    keys = len(value)
+    if line.count(":") == keys or (line.count('":') == keys and " :" not in line and "\t:" not in line and "\r:" not in line):
+        return value
+    return None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -424,6 +446,7 @@ def _decoded(line: str) -> Any:
 STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 """Made once: json.loads would make one a line, which takes longer than the line."""
 SCAN: Callable[[str, int], tuple[Any, int]] = getattr(STRICT, "scan_once")  # noqa: B009  # which its type does not tell
+SCAN_PLAIN: Callable[[str, int], tuple[Any, int]] = getattr(json.JSONDecoder(parse_constant=_no_constant), "scan_once")  # noqa: B009
 
 
 def _depth(value: Any) -> int:

@@ -7,6 +7,7 @@ batch; what it drops or changes is counted by reason and stands in rejected.json
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,9 +27,8 @@ from tunesmith.data.sources import DOCUMENTS, BadRow, ending
 from tunesmith.data.streams import HEAD_RECORDS, Stream
 from tunesmith.data.telling import Teller
 from tunesmith.data.texts import Row, Wrong
-from tunesmith.data.validate import BROKEN, MOST_SHOWN, DataSettings, common, stop_for
+from tunesmith.data.validate import BROKEN, MOST_SHOWN, DataSettings, common, encodable, stop_for
 from tunesmith.errors import Problems, UserError, nearest, some
-from tunesmith.files import sha256_bytes
 
 if TYPE_CHECKING:
     from tunesmith.data.near import Signatures
@@ -41,18 +41,21 @@ RECURRING_ROWS, RECURRING_CHARACTERS = 20_000, 32 << 20
 
 MOST_NAMES = 100_000
 """Names whose marks are held at once."""
+FILLED = ("source", "line", "origin", "weight")
+"""Columns that the pass fills in itself."""
+SHARED = ("together", "time", "attributes")
+"""Columns that only some recipes fill."""
 NOT_SHARED: dict[str, Any] = {"id": None, "together": None, "time": None, "attributes": []}
 """What every kind of row has, for rows that are only measured."""
 
 
 
 class _Pending(NamedTuple):
-    """A row on its way: its line, the row, the columns that every kind has, and whether its id is the user's."""
+    """A row on its way: its line, the row, and the columns that every kind has; its id is the user's or None."""
 
     line: int
     row: Row
     shared: dict[str, Any]
-    named: bool = True
 
 
 class FirstPass:
@@ -102,20 +105,23 @@ class FirstPass:
         self._answers: dict[int, str] = {}
         self._hashes: dict[str, int] = {}
         self._characters = 0
-        self._input, self._side, self._source = 0, "train", ""
+        self._input, self._side, self._source, self._shares = 0, "train", "", True
 
     def __enter__(self) -> FirstPass:
         if self.settings.duplicates.near is not None:
             from tunesmith.data.near import Signatures
+            from tunesmith.data.signer import LEAST_BYTES
 
-            self.signatures = Signatures(self.work, self.settings.duplicates.near)
+            self.signatures = Signatures(self.work, self.settings.duplicates.near, self.tell.read >= LEAST_BYTES and (os.cpu_count() or 1) > 1)
         self._bad: BinaryIO = self._stack.enter_context(open(self.work / "rejected.jsonl", "wb"))
         file = self._stack.enter_context(pa.OSFile(str(self.staged), "wb"))
         self._rows = self._stack.enter_context(pa.ipc.new_file(file, self._schema))
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
         self._stack.close()
+        if self.signatures is not None:
+            (self.signatures.close if kind is None else self.signatures.drop)()
 
     def read(self, index: int, side: str, parts: Sequence[Part]) -> None:
         """Stage the rows of one side's files.
@@ -125,7 +131,8 @@ class FirstPass:
             side: of the rows otherwise.
             parts: the files.
         """
-        self._input, self._side = index, side
+        self._input, self._side, settings = index, side, self.settings
+        self._shares = side != "out_of_scope" and bool(settings.id or settings.together or settings.time or settings.attributes)
         if side == "train" and self.settings.clean.boilerplate is True:
             sample, room = [], RECURRING_CHARACTERS
             for text in islice(self._sample(parts), RECURRING_ROWS):
@@ -144,7 +151,7 @@ class FirstPass:
                     self.reject(value)
                 else:
                     row = make(value)
-                    shared = common(value, self.settings) if side != "out_of_scope" else NOT_SHARED
+                    shared = common(value, settings) if self._shares else NOT_SHARED
                     if isinstance(row, Row) and isinstance(shared, dict):
                         self._add(line, row, shared)
                     else:
@@ -222,9 +229,7 @@ class FirstPass:
         return BadRow(bad.source, bad.line, bad.reason, what, bad.remedy, row)
 
     def _add(self, line: int, row: Row, shared: dict[str, Any]) -> None:
-        try:
-            row.key.encode()
-        except UnicodeEncodeError:
+        if not encodable(row.key):
             what = "a text holds half of a surrogate pair"
             self.reject(BadRow(self._source, line, BROKEN[0], what, BROKEN[2], row=row.values))
             return
@@ -238,44 +243,48 @@ class FirstPass:
         pending, self._pending, self._characters = self._pending, [], 0
         if self._cleans:
             pending = self._cleaned(pending)
-        pending = self._identified(pending)
-        values = [one.row.values | one.shared for one in pending]
-        kept = self._unseen(pending, values) if self.settings.privacy.action else list(range(len(pending)))
-        if not kept:
+        pending, values = self._identified(pending)
+        if self.settings.privacy.action:
+            kept = self._unseen(pending, values)
+            pending, values = [pending[at] for at in kept], [values[at] for at in kept]
+        if not pending:
             return
-        names = [field.name for field in self._schema if field.name not in ("origin", "weight")]
-        columns: dict[str, list[Any]] = {name: [values[at].get(name) for at in kept] for name in names}
-        columns |= {"source": [self._source] * len(kept), "line": [pending[at].line for at in kept]}
-        facts = b"".join(self._facts(pending[at], self.book.rows + index) for index, at in enumerate(kept))
+        names = [field.name for field in self._schema if field.name not in FILLED and (self._shares or field.name not in SHARED)]
+        columns: dict[str, Any] = {name: [one.get(name) for one in values] for name in names}
+        columns |= {"source": pa.repeat(self._source, len(values)), "line": [one.line for one in pending]}
+        facts = b"".join([self._facts(one, index) for index, one in enumerate(pending, self.book.rows)])
         (batch,) = rows.table(columns, self._schema).combine_chunks().to_batches()
         self._rows.write_batch(batch)
         self._starts.append(self.book.rows)
         self.book.append(facts)
         if self.signatures is not None:
-            self.signatures.append([texts.compared(values[at], self.kind) for at in kept])
+            self.signatures.append([texts.compared(one, self.kind) for one in values])
 
-    def _identified(self, pending: list[_Pending]) -> list[_Pending]:
-        """The rows with an id each, and with the labels that a person has corrected; those that he dropped are left out."""
-        out = []
+    def _identified(self, pending: list[_Pending]) -> tuple[list[_Pending], list[dict[str, Any]]]:
+        """The rows with the labels that a person has corrected, without those that he dropped, and all their columns, an id each."""
+        out, values = [], []
+        labelled_, corrections = self.kind == "labelled", self.corrections
         for one in pending:
             row, name = one.row, one.shared["id"]
             if name is None:
-                name = hashlib.sha256(row.key.encode()).hexdigest()[:16]
-                if self.kind == "labelled":
+                content = row.key
+                if labelled_:
                     content = "\x1f".join([row.values["text"], row.values["text_pair"] or "", *row.values["labels"]])
-                    name = sha256_bytes(content.encode())[:16]
-            if self._hides and self.kind == "labelled":
+                name = hashlib.sha256(content.encode()).hexdigest()[:16]
+            given = row
+            if self._hides and labelled_:
                 row = labelled.row(row.values["text"], row.values["text_pair"], sorted({self._mark(label) for label in row.values["labels"]}))
-            if self.corrections:
+            if corrections:
                 self.given.update(row.values["labels"])
-            if name in self.corrections and not self._input:
-                better = self.corrected[name] = self.corrections[name]
-                if better is None:
-                    self.reject(BadRow(self._source, one.line, "dropped by hand", "data.corrections says drop", "nothing to do", row.values))
-                    continue
-                row = labelled.row(row.values["text"], row.values["text_pair"], sorted(better))
-            out.append(_Pending(one.line, row, one.shared | {"id": name}, one.shared["id"] is not None))
-        return out
+                if name in corrections and not self._input:
+                    better = self.corrected[name] = corrections[name]
+                    if better is None:
+                        self.reject(BadRow(self._source, one.line, "dropped by hand", "data.corrections says drop", "nothing to do", row.values))
+                        continue
+                    row = labelled.row(row.values["text"], row.values["text_pair"], sorted(better))
+            out.append(one if row is given else one._replace(row=row))
+            values.append({**row.values, **one.shared, "id": name})
+        return out, values
 
     def _cleaned(self, pending: list[_Pending]) -> list[_Pending]:
         """The rows that are wanted, with cleaned texts."""
@@ -283,20 +292,25 @@ class FirstPass:
         before = [texts.of(one.row.values, self.kind) for one in pending]
         flat = clean.clean([text for one in before for text in one], settings, self._lines)
         self.changed += flat.counts
-        rest = iter(flat.texts)
-        after = [[next(rest) for _ in one] for one in before]
-        reasons = clean.unwanted(["\n".join(one) for one in after], settings)
-        out = []
-        for one, old, new, reason in zip(pending, before, after, reasons, strict=True):
+        filters = bool(settings.least_characters or settings.most_characters or settings.languages)
+        if not (flat.counts or filters):
+            return pending
+        out, at = [], 0
+        for one, old in zip(pending, before, strict=True):
+            new, at = flat.texts[at : at + len(old)], at + len(old)
+            changed = new != old
+            if not (changed or filters):
+                out.append(one)
+                continue
             row: Row | Wrong = one.row
-            if new != old:
+            if changed:
                 row = remade(self.kind, texts.put(one.row.values, self.kind, new)) if all(text.strip() for text in new) else NOTHING_LEFT
-            wrong = row if not isinstance(row, Row) else reason
-            was = self._as_it_was(old, new) if new != old else old
+            wrong = row if not isinstance(row, Row) else clean.unwanted("\n".join(new), settings)
+            was = self._as_it_was(old, new) if changed else old
             if wrong is not None:
                 self.reject(BadRow(self._source, one.line, *wrong, row=texts.put(one.row.values, self.kind, was)))
                 continue
-            if new != old:
+            if changed:
                 self._bad.write(rejected_line(self.hidden(BadRow(self._source, one.line, "cleaned", "its texts before cleaning", "", was)), kept=True))
             assert isinstance(row, Row)
             out.append(one if row is one.row else one._replace(row=row))
@@ -336,10 +350,10 @@ class FirstPass:
                 row = remade(self.kind, values[at])
                 if settings.action == "mask" and isinstance(row, Row):  # texts that differed in what is masked are equal now
                     pending[at] = one._replace(row=row)
-                if not one.named:  # a plain hash of a text could be guessed back to what was hidden in it
+                if one.shared["id"] is None:  # a plain hash of a text could be guessed back to what was hidden in it
                     values[at]["id"] = hashlib.blake2b(one.row.key.encode(), digest_size=8, key=self._key[:64]).hexdigest()
             for name in ("id", "together", "time"):
-                if values[at][name] is not None and (name != "id" or one.named):
+                if values[at][name] is not None and (name != "id" or one.shared["id"] is not None):
                     values[at][name] = self._mark(values[at][name])
             values[at]["attributes"] = [(name, self._mark(value)) for name, value in values[at]["attributes"]]
         return kept
@@ -354,7 +368,7 @@ class FirstPass:
         return self._marked[name]
 
     def _facts(self, one: _Pending, index: int) -> bytes:
-        row, group, name = one.row, one.shared["together"], one.shared["id"] if one.named else None
+        row, group, name = one.row, one.shared["together"], one.shared["id"]
         digest = hashlib.sha256(row.key.encode()).digest()
         answer = self._hashes.get(row.answer) if self.kind == "labelled" else _hash(row.answer)
         if answer is None:  # labels recur: hashed once
@@ -366,9 +380,9 @@ class FirstPass:
                 self._answers[answer] = "|".join(row.values["labels"])
                 for label in row.values["labels"]:
                     self.labels.setdefault(label, [0, index])[0] += 1
-        ends = (row.prompt_characters, row.answer_characters, row.turns, row.flags, len(self.parts) - 1, split.moment(one.shared["time"]))
-        hashes = (_hash(row.prompt), answer, _hash(group or ""), _hash(name or ""))
-        return PACKED.pack(digest[:16], *hashes, one.line, *ends, self._input, SIDES.index(side))
+        hashes = (_hash(row.prompt), answer, _hash(group), _hash(name))
+        when = split.moment(one.shared["time"])
+        return PACKED.pack(digest[:16], *hashes, one.line, *row[4:], len(self.parts) - 1, when, self._input, SIDES.index(side))
 
     def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         """The staged rows, each batch with the index of its first row."""
@@ -438,7 +452,7 @@ def remade(kind: str, values: Mapping[str, Any]) -> Row | Wrong:
     return dialogues.again(kind, values)
 
 
-def _hash(text: str) -> int:
+def _hash(text: str | None) -> int:
     """64 bits that are never 0; 0 for no text."""
     return (int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1) if text else 0
 

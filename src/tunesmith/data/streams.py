@@ -17,6 +17,8 @@ from tunesmith.files import as_user_error
 
 HEAD_RECORDS = 100
 """The first records, by which a file's columns and layout are told."""
+BLOCK_CHARACTERS = 1 << 16
+"""Characters of JSON lines read at once."""
 BATCH_ROWS = 256
 """Rows of a table's columns decoded at once."""
 
@@ -108,11 +110,39 @@ class Stream:
         if blank:
             raise sources.nothing_in(self.path, raw.tell())
 
+    def _json_lines(self) -> Iterator[tuple[int, str, bool, int]]:
+        """Lines that are not blank: number, text without its end, whether it has one, and how many characters it has; of one beyond the limit only its
+        beginning is given. Read in blocks, which takes a third of the time of line by line."""
+        number, rest, gone, blank = 1, "", 0, True  # the line that a block ended in, and how many characters of it were let go
+        with self._text("\n") as (file, raw):
+            while block := file.read(BLOCK_CHARACTERS):
+                if "\0" in block:
+                    raise sources.nul_in(self.path, number + block.count("\n", 0, block.index("\0")))
+                self.at = raw.tell()
+                lines = block.split("\n")
+                lines[0] = rest + lines[0]
+                rest = lines.pop()
+                for line in lines:
+                    if line and not line.isspace():
+                        blank = blank and self._begun(line)
+                        yield number, line, True, len(line) + gone
+                    number, gone = number + 1, 0
+                if (over := len(rest) - sources.MOST_LINE_CHARACTERS - 1) > 0:
+                    rest, gone = rest[:-over], gone + over
+            if rest and not rest.isspace():
+                blank = blank and self._begun(rest)
+                yield number, rest, False, len(rest) + gone
+            if blank:
+                raise sources.nothing_in(self.path, raw.tell())
+
+    def _begun(self, line: str) -> bool:
+        """Look at the first line that is not blank; False, for the lines before were."""
+        sources.refuse_encoding(line[:200].encode(errors="surrogatepass"), self.path)
+        return False
+
     def _objects(self) -> Iterator[Item]:
         begun = False
-        for number, (line, length) in enumerate(self._lines("\n"), 1):
-            if not line.strip():
-                continue
+        for number, line, ended, length in self._json_lines():
             if not begun:
                 if line.lstrip().startswith("["):
                     yield from self._array()
@@ -122,8 +152,7 @@ class Stream:
                     raise UserError("one JSON object over several lines, expected one a line or an array of them", f"{self.path}:{number}", remedy)
                 sources.refuse_table(line.lstrip(), self.path)
                 begun = True
-            ended = line.endswith("\n")
-            value = sources.an_object(sources.json_line(line[:-1] if ended else line, number, self.name, not ended, length), number, self.name)
+            value = sources.an_object(sources.json_line(line, number, self.name, not ended, length), number, self.name)
             self._meet(value)
             yield number, value
 

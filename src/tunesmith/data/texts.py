@@ -40,7 +40,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 
 def even(text: str) -> str:
-    """A text with each run of white space as one space."""
+    """A text with each run of white space as one space, and none at its ends."""
+    # Of white space only the space is printable: most texts are told to be even without dividing them, in a fifth of the time.
+    if text.isprintable() and "  " not in text and text[:1] != " " and text[-1:] != " ":
+        return text
     return " ".join(text.split())
 
 
@@ -88,7 +91,7 @@ def put(values: Mapping[str, Any], kind: str, texts: Sequence[str]) -> dict[str,
 def text_in(record: dict[str, Any], column: str, what: str) -> str | Wrong:
     """A text that must be there; `what` names it in messages (text, prompt, completion)."""
     value = record.get(column)
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if value is None or (isinstance(value, str) and (not value or value.isspace())):
         state = "missing" if column not in record else "blank"
         remedy = "fill it in or delete the row"
         return f"no {what}", f"the {what} in column `{column}` is {state}", remedy

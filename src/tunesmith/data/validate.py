@@ -205,6 +205,8 @@ def common(record: dict[str, Any], settings: DataSettings) -> dict[str, Any] | W
 
 def encodable(value: Any) -> bool:
     """False for text, or a list of it, with half of a surrogate pair: it has no UTF-8."""
+    if isinstance(value, str) and value.isascii():
+        return True
     if isinstance(value, list):
         return all(map(encodable, value))
     try:
@@ -215,14 +217,16 @@ def encodable(value: Any) -> bool:
 
 def plain(value: Any) -> str | None:
     """A name as text: trimmed, whole numbers without a point; None for blank, NaN or anything that is not a plain value."""
+    if isinstance(value, str):
+        return value.strip() or None
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, float) and math.isnan(value):  # how some tools write a missing number
         return None
-    if isinstance(value, (str, int, float)):
-        return str(value).strip() or None
+    if isinstance(value, (int, float)):
+        return str(value)
     return str(value) if value is not None and not isinstance(value, (list, dict)) else None
 
 

@@ -1,0 +1,21 @@
+"""What all kinds of rows have in common."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunesmith.data import texts
+
+SPACES = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2028\u2029\u202f\u205f\u3000"
+
+
+@given(st.one_of(st.text(st.sampled_from("ab" + SPACES + "\u200b\u00e9")), st.text()))
+def test_white_space_is_evened_out(text: str) -> None:
+    assert texts.even(text) == " ".join(text.split())
+    assert texts.even(texts.even(text)) == texts.even(text)
+
+
+def test_an_even_text_is_not_copied() -> None:
+    text = "no white space too much, é 東京"
+    assert texts.even(text) is text and texts.even("") == "" and texts.even(" ") == ""
