@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tunesmith.data import texts
@@ -10,6 +10,9 @@ from tunesmith.data import texts
 SPACES = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2028\u2029\u202f\u205f\u3000"
 
 
+@example("a ")
+@example(" a")
+@example("a  b")
 @given(st.one_of(st.text(st.sampled_from("ab" + SPACES + "\u200b\u00e9")), st.text()))
 def test_white_space_is_evened_out(text: str) -> None:
     assert texts.even(text) == " ".join(text.split())
