@@ -15,7 +15,7 @@ from typing import Any
 
 from tunesmith import methods, objectives, runs
 from tunesmith import recipe as recipes
-from tunesmith.data import parts, privacy, sources
+from tunesmith.data import languages, parts, privacy, sources
 from tunesmith.data import prepare as preparation
 from tunesmith.data.telling import Progress
 from tunesmith.data.validate import InspectSettings
@@ -165,6 +165,7 @@ def _prepared(
 ) -> tuple[dict[str, Any], list[str]]:
     assert recipe.data.rows is not None
     card = preparation.prepare(recipe.data, recipe.data.rows, folder, progress, rejected, handed)
+    languages.forget()  # nothing asks for it from here on
     if rejected is not None:
         with staged_file(rejected) as staging:
             shutil.copyfile(folder / "rejected.jsonl", staging)

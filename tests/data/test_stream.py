@@ -273,23 +273,23 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_streamed_file_has_small_groups_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = rows.table({"id": [str(i) for i in range(2500)], "text": [f"text {i}" for i in range(2500)]}, rows.DOCUMENT)
-    for size in (7, 1024, 3000):
+    table = rows.table({"id": [str(i) for i in range(10_000)], "text": [f"text {i}" for i in range(10_000)]}, rows.DOCUMENT)
+    for size in (7, 1024, 9000):
         with rows.writer(tmp_path / f"{size}.parquet", rows.DOCUMENT) as file:
             for batch in table.to_batches(size):
                 file.write(batch)
-        assert file.count == rows.count(tmp_path / f"{size}.parquet") == 2500
-    contents = {(tmp_path / f"{size}.parquet").read_bytes() for size in (7, 1024, 3000)}
+        assert file.count == rows.count(tmp_path / f"{size}.parquet") == 10_000
+    contents = {(tmp_path / f"{size}.parquet").read_bytes() for size in (7, 1024, 9000)}
     assert len(contents) == 1 and rows.read(tmp_path / "7.parquet").equals(table)
     found = pq.read_metadata(tmp_path / "7.parquet")
-    assert [found.row_group(i).num_rows for i in range(found.num_row_groups)] == [1024, 1024, 452]
+    assert [found.row_group(i).num_rows for i in range(found.num_row_groups)] == [4096, 4096, 1808]
     parts = list(rows.batches(tmp_path / "7.parquet", ["text"], 100))
     assert max(one.num_rows for one in parts) <= 100 and pa.Table.from_batches(parts).column("text").to_pylist() == table.column("text").to_pylist()
     monkeypatch.setattr(rows, "GROUP_BYTES", 1)
     with rows.writer(tmp_path / "long.parquet", rows.DOCUMENT) as file:
         for batch in table.to_batches(10):
             file.write(batch)
-    assert pq.read_metadata(tmp_path / "long.parquet").num_row_groups == 250
+    assert pq.read_metadata(tmp_path / "long.parquet").num_row_groups == 1000
     with pytest.raises(ZeroDivisionError), rows.writer(tmp_path / "none.parquet", rows.DOCUMENT) as file:
         raise ZeroDivisionError
     assert not (tmp_path / "none.parquet").exists() and not list(tmp_path.glob(".staging-*"))
@@ -298,12 +298,25 @@ def test_a_streamed_file_has_small_groups_and_comes_back(tmp_path: Path, monkeyp
             read(tmp_path / "none.parquet")
 
 
+def test_a_file_that_is_read_through_is_never_held(tmp_path: Path) -> None:
+    path, draw = tmp_path / "rows.parquet", random.Random(0)
+    with rows.writer(path, rows.DOCUMENT) as file:
+        for _ in range(48):
+            file.write(rows.table({"text": [draw.randbytes(250).hex() for _ in range(1024)]}, rows.DOCUMENT).to_batches()[0])
+    before, most, count = pa.total_allocated_bytes(), 0, 0
+    for batch in rows.batches(path):
+        count += batch.num_rows
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert count == 48 * 1024 and path.stat().st_size > 12e6
+    assert most < 6e6, most  # pages and what they are unpacked from; with pyarrow's reading ahead it is the whole file and more
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what a process needed")
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\n"
         "from tunesmith.data import card, prepare, rows, staging\nfrom tunesmith.data.validate import DataSettings\n"
-        "rows.GROUP_ROWS = staging.BATCH_ROWS = card.SAMPLE = 50\n"  # so that the small file fills every buffer too
+        "rows.BATCH_ROWS = rows.GROUP_ROWS = staging.BATCH_ROWS = card.SAMPLE = 50\n"  # so that the small file fills every buffer too
         "prepare.prepare(DataSettings(train=sys.argv[1], rows='document', text='text', duplicates={'near': None}), 'document', Path(sys.argv[2]))\n"
         "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"  # getrusage would count the process it was started from
     )

@@ -131,29 +131,29 @@ def lexical(texts: Iterable[str]) -> dict[str, Any]:
         ends.append(len(ids))
         if len(ids) >= MOST_WORDS:
             break
-    ids_T: Integers = np.frombuffer(ids, np.int32).astype(np.int64) if ids else np.zeros(0, np.int64)
-    row_T = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
-    first = np.sort(np.unique(ids_T, return_index=True)[1])
+    ids_T = np.frombuffer(ids, np.int32) if ids else np.zeros(0, np.int32)  # numbered as they come: the largest so far tells how many there are
+    row_T = np.repeat(np.arange(len(ends), dtype=np.int32), np.diff(ends, prepend=0))
     sizes = [size for size in CURVE if size < len(ids_T)] + ([len(ids_T)] if ids else [])
     return {
         "texts": len(ends),
         "words": len(ids_T),
         "types": len(vocabulary),
         "distinct": _distinct(ids_T, row_T, len(vocabulary)),
-        "curve": [[size, int(np.searchsorted(first, size))] for size in sizes],
+        "curve": [[size, int(ids_T[:size].max()) + 1] for size in sizes],
     }
 
 
-def _distinct(ids_T: Integers, row_T: Integers, types: int) -> dict[str, float]:
+def _distinct(ids_T: npt.NDArray[np.int32], row_T: npt.NDArray[np.int32], types: int) -> dict[str, float]:
     """Different n-grams over all, for n = 1, 2, 3. Each n-gram is a number: that of its first n - 1 words, then its last."""
-    out, codes = {}, ids_T
+    assert types**3 < 1 << 63, "MOST_WORDS and a text are two million at most"
+    out, codes = {}, ids_T.astype(np.int64)
     for n in (1, 2, 3):
         if n > 1:
-            codes = codes[:-1] * types + ids_T[n - 1 :]  # far below 2^63: neither factor is above MOST_WORDS and a text
-        inside = row_T[n - 1 :] == row_T[: len(row_T) - n + 1] if len(row_T) >= n else np.zeros(0, bool)
-        different, numbers = np.unique(codes, return_inverse=True)
-        out[str(n)] = len(np.unique(codes[inside])) / int(inside.sum()) if inside.any() else 0.0
-        codes = numbers if len(different) else codes[:0]
+            codes = codes[:-1] * types
+            codes += ids_T[n - 1 :]
+        inside = codes[row_T[n - 1 :] == row_T[: len(row_T) - n + 1]] if len(row_T) >= n else codes[:0]
+        inside.sort()
+        out[str(n)] = (1 + int(np.count_nonzero(inside[1:] != inside[:-1]))) / len(inside) if len(inside) else 0.0
     return out
 
 

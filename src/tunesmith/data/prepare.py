@@ -287,7 +287,7 @@ def _near(first: FirstPass, own: Mapping[str, int], handed: Handed) -> dict[str,
 
     sides_, inputs_ = book.whole("side"), book.whole("input")
     # What measures is not altered for what learns: a file of the user's comes first, then test, then valid.
-    priority = np.where(inputs_ == 0, np.array([3, 2, 1, 0], np.uint8)[sides_], np.uint8(0))
+    priority = np.where(inputs_ == 0, np.uint8(3) - sides_, np.uint8(0))
     out: Counter[str] = Counter()
     if settings.near is not None and first.signatures is not None:
         found, shared = near.twins(first.signatures, priority, first.texts_at, (book.verdict == KEPT) & (sides_ != duplicates.OUTSIDE))

@@ -156,8 +156,8 @@ class _Multiplier:
         if self._settings.steps:
             made = augment.augmented(pa.Table.from_batches([mine]), self._settings, self._counts, self._synonyms, self._models)
             more += [row for row in made if self._new(row)]
-        for begin in range(0, len(more), rows.GROUP_ROWS):
-            yield pa.RecordBatch.from_pylist(more[begin : begin + rows.GROUP_ROWS], rows.KINDS[self._first.kind])
+        for begin in range(0, len(more), rows.BATCH_ROWS):
+            yield pa.RecordBatch.from_pylist(more[begin : begin + rows.BATCH_ROWS], rows.KINDS[self._first.kind])
 
     def _new(self, row: Mapping[str, Any]) -> bool:
         """Whether a variant can be learnt from and equals no other row."""

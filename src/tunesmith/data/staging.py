@@ -33,7 +33,7 @@ from tunesmith.errors import Problems, UserError, nearest, some
 if TYPE_CHECKING:
     from tunesmith.data.near import Signatures
 
-BATCH_ROWS = rows.GROUP_ROWS
+BATCH_ROWS = rows.BATCH_ROWS
 BATCH_CHARACTERS = 4 << 20
 """A batch of staged rows is closed early beyond this, so that long documents stay bounded too."""
 RECURRING_ROWS, RECURRING_CHARACTERS = 20_000, 32 << 20

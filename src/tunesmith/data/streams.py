@@ -193,9 +193,9 @@ class Stream:
         with _columns_of("Parquet", self.path):
             _refuse_disguise(self.path, b"PAR1", "Parquet")
             size = self.path.stat().st_size
-            with pq.ParquetFile(self.path, buffer_size=1 << 20) as file:
+            with pq.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False) as file:  # reading ahead would hold the whole file
                 of = max(1, file.metadata.num_rows)
-                for number, value in self._rows(file.schema_arrow, file.iter_batches(batch_size=BATCH_ROWS)):
+                for number, value in self._rows(file.schema_arrow, file.iter_batches(batch_size=BATCH_ROWS, use_threads=False)):
                     self.at = size * number // of
                     yield number, value
 
