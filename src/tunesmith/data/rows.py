@@ -6,6 +6,7 @@ A table, not a list of objects: a million rows stay small, steps work on whole c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,15 @@ def read(path: Path) -> pa.Table:
 
 
 class Writer:
-    """Takes batches of any size and writes row groups of GROUP_ROWS rows (fewer beyond GROUP_BYTES); made by `writer`."""
+    """Takes batches of any size and writes row groups of GROUP_ROWS rows (fewer beyond GROUP_BYTES); made by `writer`.
 
-    def __init__(self, file: pq.ParquetWriter) -> None:
+    A thread packs and writes a group while the next one is gathered.
+    """
+
+    def __init__(self, file: pq.ParquetWriter, thread: Executor) -> None:
         self._file, self._held, self._rows, self._bytes = file, [], 0, 0  # type: ignore[var-annotated]  # pyarrow has no types
+        self._thread, self._last = thread, Future[None]()
+        self._last.set_result(None)
         self.count = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -118,9 +124,14 @@ class Writer:
 
     def flush(self) -> None:
         """Close the row group."""
+        self.wait()
         if self._rows:
-            self._file.write_table(pa.Table.from_batches(self._held).combine_chunks(), row_group_size=GROUP_ROWS)
+            self._last = self._thread.submit(self._file.write_table, pa.Table.from_batches(self._held).combine_chunks(), row_group_size=GROUP_ROWS)
         self._held, self._rows, self._bytes = [], 0, 0
+
+    def wait(self) -> None:
+        """Return, or raise what went wrong, once the groups closed so far are written."""
+        self._last.result()
 
 
 @contextmanager
@@ -135,10 +146,15 @@ def writer(path: Path, schema: pa.Schema) -> Iterator[Writer]:
         UserError: no space, no permission.
     """
     # Least and greatest values of every group of rows, texts among them, are read by nobody and would take 60 bytes of memory a row until the end.
-    with staged_file(path) as staging, pq.ParquetWriter(staging, schema, compression="zstd", write_statistics=False) as file:
-        one = Writer(file)
+    with (
+        staged_file(path) as staging,
+        pq.ParquetWriter(staging, schema, compression="zstd", write_statistics=False) as file,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        one = Writer(file, thread)
         yield one
         one.flush()
+        one.wait()
 
 
 def batches(path: Path, columns: Sequence[str] | None = None, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
