@@ -11,7 +11,8 @@ to an earlier row, 3 % but for one to three characters; 5 % have white space to 
 and 1 % a phone number.
 
 ours     tunesmith.data.prepare.prepare (clean: unicode, whitespace; equal rows; near-duplicates from 0.8; split by hash), then the tokens of train as the
-         stage `train` makes them. `compare` is what finds near-duplicates once each row has its signature.
+         stage `train` makes them. `sign` is handing texts to the process that signs, `compare` what finds near-duplicates once each row
+         has its signature.
 apart    the language filter and the report of personal data, on --rows-apart rows: rows/s of the step alone and of a preparation with it.
 peer     on --peer-rows rows, in turn with ours: `datasets` 5 (map in batches, two processes), ftfy.fix_text, equal rows by xxh128, MinHash(num_perm=128) of
          the 5-grams by MinHash.bulk with xxh32, MinHashLSH(threshold=0.8), train_test_split twice, transformers' fast tokenizer. What its index names goes
@@ -20,8 +21,8 @@ peer     on --peer-rows rows, in turn with ours: `datasets` 5 (map in batches, t
 peer-plain   with MinHash's own hash, SHA-1, as its documentation has it
 peer-exact   with the bands that ours has, which name 99.8 % of those pairs, and each of them verified: what ours promises
 
-Each measurement is a process of its own, A B A B; medians are printed. Seconds are wall time without imports, memory is the process's VmHWM (and the peak
-of the largest worker behind it, for the peer).
+Each measurement is a process of its own, A B A B; medians are printed. Seconds are wall time without imports, memory is the process's VmHWM, and the peak
+of the largest worker behind it.
 """
 
 from __future__ import annotations
@@ -204,7 +205,7 @@ def ours(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
     parts["read"] = parts.get("read", 0.0) - parts.get("clean", 0.0) - parts.get("sign", 0.0)
     parts["other"] = prepared - start - sum(parts.values())
     counts = {"tokens": int(examples.lengths_N.sum()), "rows": card["rows"], "left_out": card["rejected"]}
-    return {"seconds": end - start, "parts": parts | {"tokenise": end - prepared}, "memory_mb": memory_mb(), "prepare_mb": peak, **counts}
+    return {"seconds": end - start, "parts": parts | {"tokenise": end - prepared}, "memory_mb": memory_mb(), "prepare_mb": peak, "workers_mb": workers_mb(), **counts}
 
 
 def apart(arguments: argparse.Namespace, what: str) -> dict[str, Any]:
@@ -230,7 +231,7 @@ def validate(arguments: argparse.Namespace) -> dict[str, Any]:
     except SystemExit as error:
         if error.code:
             raise Failed(f"tunesmith check: exit code {error.code}") from error
-    return {"seconds": time.perf_counter() - start, "memory_mb": memory_mb()}
+    return {"seconds": time.perf_counter() - start, "memory_mb": memory_mb(), "workers_mb": workers_mb()}
 
 
 def profile(arguments: argparse.Namespace) -> None:
@@ -248,6 +249,11 @@ def memory_mb() -> float:
     """The most memory that this process held so far: VmHWM, which begins anew with each program, unlike ru_maxrss."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e6
+
+
+def workers_mb() -> float:
+    """The most memory that the largest process begun by this one held."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
 
 
 # --- the peer --------------------------------------------------------------------------------------------------------------------
@@ -316,11 +322,10 @@ def peer(arguments: argparse.Namespace, ways: list[str], count: int) -> dict[str
     done = sides["train"].map(tokens, batched=True, num_proc=2, remove_columns=["text"])
     lap("tokenise")
     seconds = time.perf_counter() - start
-    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
     learnt = sum(map(len, done["input_ids"]))
     left_out = {"duplicate": count - len(first), "near-duplicate": len(first) - len(kept)}
     counts = {"tokens": learnt, "rows": {"train": len(sides["train"]), "valid": len(sides["test"]), "test": len(rest["test"])}, "left_out": left_out}
-    return {"seconds": seconds, "parts": parts, "memory_mb": memory_mb(), "workers_mb": workers, **counts}
+    return {"seconds": seconds, "parts": parts, "memory_mb": memory_mb(), "workers_mb": workers_mb(), **counts}
 
 
 def peer_versions() -> dict[str, str]:
@@ -545,7 +550,8 @@ def main() -> None:
         if arguments.validate:
             path = written(arguments.folder, megabytes=arguments.validate_mb)
             found = child(arguments, "validate")
-            print(f"tunesmith check, {path.stat().st_size / 1e6:,.0f} MB of JSON lines: {found['seconds']:.0f} s, {found['memory_mb']:,.0f} MB at most")
+            peak = f"{found['memory_mb']:,.0f} MB at most, and {found['workers_mb']:,.0f} in the process that signs"
+            print(f"tunesmith check, {path.stat().st_size / 1e6:,.0f} MB of JSON lines: {found['seconds']:.0f} s, {peak}")
         elif arguments.near:
             near(arguments)
         else:
