@@ -205,7 +205,8 @@ def ours(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
     parts["read"] = parts.get("read", 0.0) - parts.get("clean", 0.0) - parts.get("sign", 0.0)
     parts["other"] = prepared - start - sum(parts.values())
     counts = {"tokens": int(examples.lengths_N.sum()), "rows": card["rows"], "left_out": card["rejected"]}
-    return {"seconds": end - start, "parts": parts | {"tokenise": end - prepared}, "memory_mb": memory_mb(), "prepare_mb": peak, "workers_mb": workers_mb(), **counts}
+    memory = {"memory_mb": memory_mb(), "prepare_mb": peak, "workers_mb": workers_mb()}
+    return {"seconds": end - start, "parts": parts | {"tokenise": end - prepared}, **memory, **counts}
 
 
 def apart(arguments: argparse.Namespace, what: str) -> dict[str, Any]:
