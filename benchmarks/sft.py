@@ -218,7 +218,8 @@ def ours(arguments: argparse.Namespace, parts: list[str]) -> dict[str, Any]:
     batches.plan = lambda *given, **more: plan
     steps = steps_of(arguments)
     taken = [plan[step % len(plan)] for step in range(steps)]
-    stats = [[(int(examples.lengths_N[row]) + 1, int(examples.learnt_N[row])) for row in rows] for rows in taken]
+    learnt_N = examples.learnt_N
+    stats = [[(int(examples.lengths_N[row]) + 1, int(learnt_N[row])) for row in rows] for rows in taken]
     marks: list[float] = []
     curve: list[float] = []
     profiler = _profiler() if arguments.profile else None

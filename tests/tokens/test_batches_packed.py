@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -30,7 +32,7 @@ def test_by_hand() -> None:
     plan = batches.in_order(np.array([5, 1, 4, 2, 30, 3]), 3, 7, packed=True)
     assert [b.tolist() for b in plan] == [[1, 3, 5], [2], [0], [4]]  # 1+2+3, then 4 (with 5 it were 9), 5, and 30 alone
     assert [b.tolist() for b in batches.in_order(np.array([2, 2, 2, 2]), 9, 4, packed=True)] == [[0, 1], [2, 3]]
-    assert batches.plan(np.array([], np.int64), 4, 10, 0, 0, packed=True) == []
+    assert list(batches.plan(np.array([], np.int64), 4, 10, 0, 0, packed=True)) == []
 
 
 def test_the_seed_and_the_epoch_decide_the_order() -> None:
@@ -48,3 +50,23 @@ def test_a_batch_is_a_fair_sample_of_lengths(tokens: int | None) -> None:
     assert means.std() < 25  # 55 / sqrt(16) = 14 is chance; sorted within runs it would be above 50
     sorted_means = np.array([lengths_N[b].mean() for b in batches.plan(lengths_N, 16, tokens, 0, 0)[:-1]])
     assert sorted_means.std() > 45
+
+
+@pytest.mark.parametrize("tokens", [None, 100])
+def test_a_plan_takes_five_bytes_a_row(tokens: int | None) -> None:
+    """A list of arrays would take fourteen more, in batches of eight rows."""
+    lengths_N = np.full(80_000, 12, np.uint32)
+    tracemalloc.start()
+    plan = batches.plan(lengths_N, 8, tokens, 0, 0, packed=True)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 5 * len(lengths_N) and peak < 6 * len(lengths_N)
+    assert len(plan) == 10_000 and plan[-1].tolist() == plan[9_999].tolist() and [len(one) for one in plan[:2]] == [8, 8]
+    with pytest.raises(IndexError):
+        plan[10_000]
+
+
+def test_the_order_is_a_permutation_drawn_by_the_seed_and_the_epoch() -> None:
+    """As `Generator.permutation` draws it: checkpoints of earlier runs go on with the same rows."""
+    order = np.random.Generator(np.random.PCG64([7, 2])).permutation(5000)
+    assert np.concatenate(list(batches.plan(np.ones(5000), 16, None, 7, 2, packed=True))).tolist() == order.tolist()

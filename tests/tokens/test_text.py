@@ -262,7 +262,7 @@ def examples(tmp_path: Path) -> TextExamples:
 def test_lengths_counts_and_rows(examples: TextExamples) -> None:
     assert len(examples) == 3 and examples.lengths_N.tolist() == [3, 1, 4] and examples.rows_N.tolist() == [3, 4, 6]
     assert examples.learnt_N.tolist() == [2, 1, 2]  # a first token is nobody's target
-    assert examples.losses.left_out == 2 and examples.packed
+    assert examples.left_out == 2 and examples.packed
 
 
 def test_ids_and_marks_come_back_also_where_the_id_is_0(examples: TextExamples) -> None:
@@ -324,6 +324,36 @@ def test_nothing_lies_in_the_folder_and_tokens_are_not_held(tmp_path: Path) -> N
     assert held < 150_000 and peak < 400_000
     assert list(tmp_path.iterdir()) == []
     assert made.sequence(499)[0].tolist() == [499] * 1000 and made.lengths_N.sum() == 500 * 999
+
+
+def test_four_bytes_a_sequence_stay_in_memory(tmp_path: Path) -> None:
+    """Its length; how many of its tokens are learnt, its row, and how long the row was are read from disk when they are asked for."""
+    count, ids = 20_000, np.array([3, 4], np.int32)
+
+    def tokenised() -> TextExamples:
+        losses = Losses()
+
+        def many() -> Iterator[Piece]:
+            for row in range(count):
+                losses.lengths.append(row + 2)
+                losses.answers.append(row % 3)
+                yield Piece(ids, None, row * 2)
+
+        return TextExamples(many(), tmp_path, losses)
+
+    tracemalloc.start()
+    made = tokenised()
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 6 * count and peak < 30 * count
+    lengths_N, answers_N = made.whole()
+    assert answers_N is not None and np.array_equal(lengths_N, np.arange(count) + 2) and np.array_equal(answers_N, np.arange(count) % 3)
+    assert np.array_equal(made.rows_N, np.arange(count) * 2) and (made.learnt_N == 1).all() and made.sequence(count - 1)[0].tolist() == [3, 4]
+
+
+def test_no_sequences_at_all(tmp_path: Path) -> None:
+    made = TextExamples([], tmp_path, Losses(left_out=3))
+    assert (len(made), len(made.lengths_N), len(made.rows_N), made.left_out) == (0, 0, 0, 3)
 
 
 def test_no_room_for_the_ids_is_the_users_error(tmp_path: Path) -> None:

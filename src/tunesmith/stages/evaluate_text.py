@@ -178,13 +178,13 @@ def losses(model: Any, examples: TextExamples, count: int) -> tuple[npt.NDArray[
 
     from tunesmith.objectives import next_token
 
-    nll_N, tokens_N = np.zeros(count), np.zeros(count, np.int64)
+    nll_N, tokens_N, rows_N = np.zeros(count), np.zeros(count, np.int64), examples.rows_N
     device = next(model.parameters()).device
     with torch.inference_mode():
         for some in batches.in_order(examples.lengths_N, BATCH_ROWS, BATCH_TOKENS, packed=True):
             losses_R, tokens_R = next_token.row_losses(model, examples.batch(some).to(device))
-            np.add.at(nll_N, examples.rows_N[some], losses_R.double().cpu().numpy())
-            np.add.at(tokens_N, examples.rows_N[some], tokens_R.cpu().numpy())
+            np.add.at(nll_N, rows_N[some], losses_R.double().cpu().numpy())
+            np.add.at(tokens_N, rows_N[some], tokens_R.cpu().numpy())
     return nll_N, tokens_N
 
 

@@ -220,7 +220,7 @@ def token_report(examples: Examples, read: Reader, longest: int | None = None, b
         return lengths.report(tokens.whole_N, read.limit, how, None, longest, special, batch_rows)
     whole_N, answers_N = examples.whole()
     report = lengths.report(whole_N, read.limit, "pieces" if answers_N is None else read.truncation, answers_N, longest, batch_rows=batch_rows)
-    count, learnt, left_out = int(examples.lengths_N.sum()), int(examples.learnt_N.sum()), examples.losses.left_out
+    count, learnt, left_out = int(examples.lengths_N.sum()), int(examples.learnt_N.sum()), examples.left_out
     if learnt < count:
         report["said"] += f" {learnt:,} of {count:,} tokens are learnt."
     if left_out:

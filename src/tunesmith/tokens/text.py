@@ -14,6 +14,7 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -62,10 +63,10 @@ class TextExamples:
     Args:
         sequences: in order; read once.
         folder: where the nameless file may lie.
-        losses: noted while `sequences` is read.
+        losses: noted while `sequences` is read; nothing of it is held.
 
     Attributes:
-        lengths_N: places of each sequence; learnt_N: learnt tokens of each; rows_N: the row each came from; losses.
+        lengths_N: places of each sequence, the one number of each that stays in memory; left_out: as in `losses`.
         packed: batches have no padding, so a budget of tokens is their plain sum.
 
     Raises:
@@ -83,33 +84,52 @@ class TextExamples:
             for one in sequences:
                 marks = np.ones(len(one.ids), bool) if one.learnt is None else one.learnt
                 # The sign carries the mark: a learnt token's id is stored as ~id.
-                stored = np.where(marks, ~one.ids, one.ids).astype(np.int32).tobytes()
+                stored = np.where(marks, ~one.ids, one.ids).astype(np.int32, copy=False).tobytes()
                 self._file.write(stored)
                 digest.update(stored)
                 lengths.append(len(one.ids) - 1)
-                learnt.append(int(marks[1:].sum()))
+                learnt.append(int(np.count_nonzero(marks[1:])))
                 rows.append(one.row)
+            # What no step asks for lies behind the ids while the steps are taken.
+            self._ends = [self._file.tell()]
+            for numbers in (learnt, rows, losses.lengths, losses.answers):
+                self._file.write(numbers)
+                self._ends.append(self._file.tell())
             self._file.flush()
         except OSError as error:
             raise as_user_error(error, folder) from error
-        self.lengths_N = np.frombuffer(lengths, np.uint32) if lengths else np.zeros(0, np.uint32)
-        self.learnt_N = np.frombuffer(learnt, np.uint32) if learnt else np.zeros(0, np.uint32)
-        self.rows_N = np.frombuffer(rows, np.uint32) if rows else np.zeros(0, np.uint32)
-        self.losses = losses
+        self.left_out = losses.left_out
+        self.lengths_N = np.frombuffer(lengths, np.uint32)
         sums = np.add.reduceat(self.lengths_N, np.arange(0, len(self), BLOCK), dtype=np.int64) if len(self) else np.zeros(0, np.int64)
         self._block_starts = np.concatenate([[0], np.cumsum(sums)])
-        digest.update(self.lengths_N.tobytes())
+        digest.update(lengths)
         self._fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.lengths_N)
 
+    @property
+    def learnt_N(self) -> npt.NDArray[np.uint32]:
+        """Learnt tokens of each sequence, read from disk."""
+        return self._numbers(0)
+
+    @property
+    def rows_N(self) -> npt.NDArray[np.uint32]:
+        """The row that each sequence came from, read from disk."""
+        return self._numbers(1)
+
+    def _numbers(self, which: int) -> npt.NDArray[np.uint32]:
+        start, stop = self._ends[which : which + 2]
+        return np.frombuffer(os.pread(self._file.fileno(), stop - start, start), np.uint32)
+
     def whole(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
         """Tokens of each row before anything was cut, and those from where its last answer begins (None: rows without answers)."""
-        if self.losses.lengths:
-            return np.frombuffer(self.losses.lengths, np.uint32), np.frombuffer(self.losses.answers, np.uint32)
+        lengths_N = self._numbers(2)
+        if len(lengths_N):
+            return lengths_N, self._numbers(3)
         # Nothing of a document is cut, and its pieces share a token each: places of all of them, and the first token.
-        begins = np.flatnonzero(np.diff(self.rows_N, prepend=self.rows_N[:1] + 1))
+        rows_N = self.rows_N
+        begins = np.flatnonzero(np.diff(rows_N, prepend=rows_N[:1] + 1))
         return np.add.reduceat(self.lengths_N, begins, dtype=np.int64) + 1, None
 
     def sequence(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
@@ -213,38 +233,42 @@ def answers(
     if keep not in ("head", "tail"):
         raise UserError(f"`model.truncation={keep}` does not work for answers", "recipe", "use head, or tail to keep the last answer")
     row = -1
-    prefix = list(tokenizer.prefix) if not chat.template else []
+    prefix = np.asarray([] if chat.template else tokenizer.prefix, np.int32)
+    ends_E = np.asarray(ends, np.int32)
     for batch in dialogues:
         texts = [chats.written(chat, messages, learn) for messages in batch]
         encoded = tokenizer.library.encode_batch([text for text, _ in texts], add_special_tokens=False)
         for one, (_, spans) in zip(encoded, texts, strict=True):
             row += 1
-            ids, marks, last = _marked(one, spans, set(ends))
-            if marks and marks[-1] and ids[-1] not in ends:
-                ids, marks = [*ids, ends[0]], [*marks, True]
+            ids, marks, last = _marked(one, spans, ends_E)
+            if len(marks) and marks[-1] and ids[-1] not in ends:
+                ids, marks = np.append(ids, ends_E[0]), np.append(marks, True)
             losses.answers.append(len(ids) - last)
-            ids, marks = prefix + ids, [False] * len(prefix) + marks
+            if len(prefix):
+                ids, marks = np.append(prefix, ids), np.append(np.zeros(len(prefix), bool), marks)
             losses.lengths.append(len(ids))
             if len(ids) > limit:
                 ids, marks = (ids[-limit:], marks[-limit:]) if keep == "tail" else (ids[:limit], marks[:limit])
-            if not any(marks[1:]):
+            if not marks[1:].any():
                 losses.left_out += 1
                 continue
-            yield Piece(np.asarray(ids, np.int32), np.asarray(marks, bool), row)
+            yield Piece(ids, marks, row)
 
 
-def _marked(encoded: Any, spans: Sequence[tuple[int, int]], ends: set[int]) -> tuple[list[int], list[bool], int]:
+def _marked(
+    encoded: Any, spans: Sequence[tuple[int, int]], ends_E: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], int]:
     """Token ids, which of them belong to an answer (what a template writes after its end mark does not), and where the last answer begins."""
-    ids, offsets = encoded.ids, np.asarray(encoded.offsets, np.int64).reshape(-1, 2)
+    ids = np.fromiter(encoded.ids, np.int32)
+    offsets = np.fromiter(chain.from_iterable(encoded.offsets), np.int64, 2 * len(ids))
     marks, first = np.zeros(len(ids), bool), len(ids)
     for start, stop in spans:
         # A token that the prompt's last characters share with the answer's first is learnt too: it holds the answer's first word.
-        inside = np.flatnonzero((offsets[:, 0] < stop) & (offsets[:, 1] > start))
-        last = next((i for i in inside[::-1] if ids[i] in ends), inside[-1] if len(inside) else None)
-        if last is not None:
-            marks[inside[inside <= last]] = True
+        inside = np.flatnonzero((offsets[::2] < stop) & (offsets[1::2] > start))
+        ending = inside[(ids[inside, None] == ends_E).any(axis=1)]
+        marks[inside[inside <= ending[-1]] if len(ending) else inside] = True
         first = int(inside[0]) if len(inside) else len(ids)
-    return list(ids), marks.tolist(), first
+    return ids, marks, first
 
 
 def documents(tokenizer: Tokenizer, texts: Iterator[Sequence[str]], end: int, limit: int) -> Iterator[Piece]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -180,12 +180,13 @@ class _Plans:
     def __init__(self, examples: Examples, settings: TrainSettings) -> None:
         assert not isinstance(settings.epochs, str)
         self._lengths_N, self._settings, self._packed, self.epochs = examples.lengths_N, settings, packed(examples), settings.epochs
-        self._epoch, self._plan = -1, list[npt.NDArray[np.int64]]()
+        self._epoch = -1
+        self._plan: Sequence[batches.Rows] = []
         self.sizes = [len(self.of(epoch)) for epoch in range(self.epochs)]
 
-    def of(self, epoch: int) -> list[npt.NDArray[np.int64]]:
+    def of(self, epoch: int) -> Sequence[batches.Rows]:
         if epoch != self._epoch:
-            s = self._settings
+            s, self._plan = self._settings, []  # one plan at a time
             self._epoch, self._plan = epoch, batches.plan(self._lengths_N, s.batch_rows, s.batch_tokens, s.seed, epoch, self._packed)
         return self._plan
 
