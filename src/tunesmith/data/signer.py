@@ -18,6 +18,8 @@ import numpy as np
 
 LEAST_BYTES = 8 << 20
 """Data below this are signed where they are read: the process takes 0.2 s to begin."""
+PIPE_BYTES = 1 << 20
+"""What may wait in the pipe, where the system lets it be chosen: some thousand texts, so that neither side waits for the other."""
 HEAD = struct.Struct("<qq")
 """How many texts, and how many bytes they have together; their characters (u4 each) and the texts follow."""
 
@@ -35,7 +37,7 @@ class Signer:
         command = [sys.executable, "-c", "from tunesmith.data.signer import serve; serve()", str(width), *map(str, handles)]
         search = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=handles, env=os.environ | {"PYTHONPATH": search}
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pipesize=PIPE_BYTES, pass_fds=handles, env=os.environ | {"PYTHONPATH": search}
         )
 
     def send(self, texts: Sequence[str]) -> None:

@@ -252,7 +252,7 @@ class FirstPass:
         names = [field.name for field in self._schema if field.name not in FILLED and (self._shares or field.name not in SHARED)]
         columns: dict[str, Any] = {name: [one.get(name) for one in values] for name in names}
         columns |= {"source": pa.repeat(self._source, len(values)), "line": [one.line for one in pending]}
-        facts = b"".join([self._facts(one, index) for index, one in enumerate(pending, self.book.rows)])
+        facts = b"".join(self._facts(pending))
         (batch,) = rows.table(columns, self._schema).combine_chunks().to_batches()
         self._rows.write_batch(batch)
         self._starts.append(self.book.rows)
@@ -367,22 +367,25 @@ class FirstPass:
             self._marked[name] = privacy.hide([name], settings, self._key, self._named).texts[0]
         return self._marked[name]
 
-    def _facts(self, one: _Pending, index: int) -> bytes:
-        row, group, name = one.row, one.shared["together"], one.shared["id"]
-        digest = hashlib.sha256(row.key.encode()).digest()
-        answer = self._hashes.get(row.answer) if self.kind == "labelled" else _hash(row.answer)
-        if answer is None:  # labels recur: hashed once
-            answer = self._hashes[row.answer] = _hash(row.answer)
-        side = self._side
-        if not self._input:
-            side = split.side(group if group is not None else row.key, self.shares["valid"], self.shares["test"], self.settings.split_seed)
-            if self.kind == "labelled":
-                self._answers[answer] = "|".join(row.values["labels"])
-                for label in row.values["labels"]:
-                    self.labels.setdefault(label, [0, index])[0] += 1
-        hashes = (_hash(row.prompt), answer, _hash(group), _hash(name))
-        when = split.moment(one.shared["time"])
-        return PACKED.pack(digest[:16], *hashes, one.line, *row[4:], len(self.parts) - 1, when, self._input, SIDES.index(side))
+    def _facts(self, pending: list[_Pending]) -> Iterator[bytes]:
+        """The rows' facts, each packed."""
+        labelled_, divided, part, side = self.kind == "labelled", not self._input, len(self.parts) - 1, SIDES.index(self._side)
+        valid, test, seed = self.shares["valid"], self.shares["test"], self.settings.split_seed
+        for index, one in enumerate(pending, self.book.rows):
+            row, shared = one.row, one.shared
+            group = shared["together"]
+            answer = self._hashes.get(row.answer) if labelled_ else _hash(row.answer)
+            if answer is None:  # labels recur: hashed once
+                answer = self._hashes[row.answer] = _hash(row.answer)
+            if divided:
+                side = SIDES.index(split.side(group if group is not None else row.key, valid, test, seed))
+                if labelled_:
+                    self._answers[answer] = "|".join(row.values["labels"])
+                    for label in row.values["labels"]:
+                        self.labels.setdefault(label, [0, index])[0] += 1
+            digest = hashlib.sha256(row.key.encode()).digest()
+            hashes = (_hash(row.prompt), answer, _hash(group), _hash(shared["id"]))
+            yield PACKED.pack(digest[:16], *hashes, one.line, *row[4:], part, split.moment(shared["time"]), self._input, side)
 
     def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         """The staged rows, each batch with the index of its first row."""
