@@ -22,7 +22,7 @@ The peer's settings are parts of its name, as in `peer-packed-micro1-half`:
     spin        without OMP_WAIT_POLICY=PASSIVE
 Always: fused AdamW, no gradient checkpointing, no progress bar, no loader workers (collating is measured: a worker could save no more
 than that), and on a GPU flash attention and Liger where they are installed. `peer-best` tries CANDIDATES once each and takes the fastest.
-Of ours there is `ours` and `ours-compiled`.
+Of ours there is `ours`, `ours-compiled` and `ours-microN` (train.micro_rows: N).
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def ours(arguments: argparse.Namespace, parts: list[str]) -> dict[str, Any]:
 
     train = TrainSettings(
         epochs=-(-steps // len(plan)), steps=steps, learning_rate=RATE, batch_rows=BATCH_ROWS, warmup=0, schedule="constant", log_every=1,
-        checkpoint_seconds=1e9,
+        checkpoint_seconds=1e9, micro_rows=micro_rows(parts),
     )  # fmt: skip
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         loop.train(model, objective, used, None, train, machine, Path(folder), "bench", listen)
@@ -242,6 +242,11 @@ def ours(arguments: argparse.Namespace, parts: list[str]) -> dict[str, Any]:
         profiler.stop()
         return {"table": _top(profiler, arguments.steps)}
     return measured(marks, stats, curve, precision=machine.precision)
+
+
+def micro_rows(parts: list[str]) -> int | None:
+    """Rows computed at once, where a name says so."""
+    return next((int(part[5:]) for part in parts if part.startswith("micro")), None)
 
 
 def _profiler() -> Any:
@@ -279,7 +284,7 @@ def peer(arguments: argparse.Namespace, parts: list[str]) -> dict[str, Any]:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     rows = chosen_rows(arguments.work)
     bf16, cuda = arguments.precision == "bf16", arguments.device.startswith("cuda")
-    micro = next((int(part[5:]) for part in parts if part.startswith("micro")), None)
+    micro = micro_rows(parts)
     packs, free = "packed" in parts or "wrapped" in parts, "free" in parts
     # As many packs as hold about as many rows as a batch of ours.
     batch = max(1, round(BATCH_ROWS * sum(row["tokens"] for row in rows) / MAX_TOKENS / len(rows))) if packs else BATCH_ROWS
