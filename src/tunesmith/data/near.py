@@ -263,7 +263,7 @@ def _verified(signatures: Signatures, texts: Texts, left: Numbers, right: Number
         rows = np.unique(np.r_[left[fetched], right[fetched]])
         evened = [even(text) for text in texts(rows)]
         for chunk in _divided(fetched, sizes[fetched], PAIR_CHARACTERS):
-            at: Numbers = np.searchsorted(rows, np.r_[left[chunk], right[chunk]])
+            at = np.asarray(np.searchsorted(rows, np.r_[left[chunk], right[chunk]]))
             pairs = [evened[index] for index in at.tolist()]
             similarity[chunk] = jaccard(pairs[: len(chunk)], pairs[len(chunk) :])
     return similarity
