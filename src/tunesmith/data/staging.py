@@ -119,9 +119,13 @@ class FirstPass:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        self._stack.close()
-        if self.signatures is not None:
-            (self.signatures.close if kind is None else self.signatures.drop)()
+        try:
+            self._stack.close()
+            if self.signatures is not None and kind is None:
+                self.signatures.close()
+        finally:
+            if self.signatures is not None:
+                self.signatures.drop()
 
     def read(self, index: int, side: str, parts: Sequence[Part]) -> None:
         """Stage the rows of one side's files.
