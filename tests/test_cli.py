@@ -115,9 +115,9 @@ def test_init_writes_a_recipe_that_checks(cli_: Cli, tmp_path: Path, colours: Pa
 def test_a_check_lets_go_of_what_told_the_languages(cli_: Cli, tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     path.write_text("text,label\n" + "".join(f"please reset the password of my account number {i},{i % 2}\n" for i in range(60)))
-    assert languages.shares(["please reset the password of my account"]) == {"en": 1.0} and languages._identifier.cache_info().currsize == 1
+    assert languages.shares(["please reset the password of my account"]) == {"en": 1.0} and languages.identifier.cache_info().currsize == 1
     code, out, _ = cli_("check", path, "data.duplicates.near=null")
-    assert code == 0 and "2 labels" in out and languages._identifier.cache_info().currsize == 0
+    assert code == 0 and "2 labels" in out and languages.identifier.cache_info().currsize == 0
 
 
 def test_init_says_what_it_cannot_use(cli_: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

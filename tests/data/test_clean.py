@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tunesmith.data import clean
+from tunesmith.data import clean, languages
 from tunesmith.data.clean import CleanSettings
 
 CASES = [
@@ -212,14 +212,14 @@ def test_rows_of_another_language_leave() -> None:
     assert found[1] == ("another language", "looks like `de`, data.clean.languages is `en`", "add `de` there to keep such rows")
     assert found[2] is not None and "`zh`" in found[2][1]
     assert each([ENGLISH, GERMAN], CleanSettings(languages=("en", "de"))) == [None, None]
-    likeness = dict(clean._identifier().rank(DANISH))
+    likeness = dict(languages.identifier().rank(DANISH))
     assert likeness["da"] > likeness["no"] > clean.UNLIKELY
     assert each([DANISH], CleanSettings(languages=("no",))) == [None], "what may well be a wanted language stays"
     assert each([ENGLISH * 20 + GERMAN * 100], settings) == [None], "the first 1,000 characters count"
 
 
 def test_languages_are_those_of_py3langid() -> None:
-    assert sorted([*clean.LANGUAGES, "zxx"]) == sorted(clean._identifier().labels)
+    assert sorted([*clean.LANGUAGES, "zxx"]) == sorted(languages.identifier().labels)
 
 
 def test_rows_that_are_too_short_or_too_long_leave() -> None:

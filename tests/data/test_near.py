@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunesmith.data import meaning, near, signer
+from tunesmith.errors import UserError
 
 SYLLABLES = ["ka", "lo", "mir", "te", "sun", "ve", "dra", "o", "pi", "ghe"]
 WORDS = np.array(["".join(syllables) for syllables in np.random.default_rng(7).choice(SYLLABLES, (4000, 3))])
@@ -223,12 +224,19 @@ def test_what_stops_the_process_that_signs_is_said_here() -> None:
     with open(os.devnull, "wb") as file:
         killed = signer.Signer([file, file], 6)
         killed._process.kill()
-        with pytest.raises(OSError, match="Cannot allocate memory"):
+        with pytest.raises(UserError) as caught:
             killed.close()
+        said = "data.duplicates.near: the process that signs rows for near-duplicates was ended (exit code -9)"
+        assert str(caught.value) == f"{said}\n  -> free memory and give the same command again, or set it to null"
         dropped = signer.Signer([file, file], 6)
         dropped.send(["a text"])
         dropped.drop()
         assert dropped._process.returncode == -signal.SIGKILL
+    with open(os.devnull, "wb") as band, open(os.devnull, "wb") as lengths:
+        cut = signer.Signer([band, lengths], 6)
+        assert cut._process.stdin is not None
+        cut._process.stdin.write(signer.HEAD.pack(2, 100) + b"\x01")  # as when the one that sends is killed
+        cut.close()
 
 
 def test_the_process_that_signs_heeds_no_interrupt_and_ends_with_its_pipe(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
 from tunesmith.data import html
+from tunesmith.data.languages import identifier
 from tunesmith.errors import counted, nearest, some
 from tunesmith.settings import Settings
 
@@ -314,13 +315,6 @@ def _stranger(text: str, wanted: Sequence[str]) -> str | None:
     """The language of a text that is hardly one of the wanted; None for those, for short texts, and for what is no language (code, numbers)."""
     if sum(3 if letter >= IDEOGRAPHS else 1 for letter in text if letter.isalpha()) < LEAST_LETTERS:
         return None
-    ranked = _identifier().rank(text)
+    ranked = identifier().rank(text)
     likely = sum(share for language, share in ranked if language in wanted)
     return None if likely >= UNLIKELY or ranked[0][0] == "zxx" else str(ranked[0][0])
-
-
-@lru_cache(maxsize=1)
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

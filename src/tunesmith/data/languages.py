@@ -29,15 +29,16 @@ def shares(texts: Sequence[str], most: int = SAMPLE) -> dict[str, float]:
     sample = long[:: max(1, len(long) // most)][:most]
     if not sample:
         return {}
-    counts = Counter(_identifier().classify(text)[0] for text in sample)
+    counts = Counter(identifier().classify(text)[0] for text in sample)
     return {name: count / len(sample) for name, count in counts.most_common() if count >= 0.02 * len(sample)}
 
 
 @lru_cache(maxsize=1)
-def _identifier() -> Any:
+def identifier() -> Any:
+    """The model, held once for all who ask: `classify` and `rank` give languages with probabilities that sum to 1."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    return LanguageIdentifier.from_model_file(MODEL_FILE)
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 _loading: list[Thread] = []
@@ -45,11 +46,11 @@ _loading: list[Thread] = []
 
 def load() -> None:
     """Begin to load the model, which takes half a second, while other things are done."""
-    if not _loading and not _identifier.cache_info().currsize:
-        _loading.append(Thread(target=_identifier, daemon=True))
+    if not _loading and not identifier.cache_info().currsize:
+        _loading.append(Thread(target=identifier, daemon=True))
         _loading[0].start()
 
 
 def forget() -> None:
     """Let the model go, which takes 75 MB and half a second to load again."""
-    _identifier.cache_clear()
+    identifier.cache_clear()

@@ -5,7 +5,6 @@ It gets open files and texts through a pipe, and ends when the pipe does: whatev
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import struct
@@ -15,6 +14,8 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
+
+from tunesmith.errors import UserError
 
 LEAST_BYTES = 8 << 20
 """Data below this are signed where they are read: the process takes 0.2 s to begin."""
@@ -44,7 +45,7 @@ class Signer:
         """Hand over texts.
 
         Raises:
-            OSError: what stopped the process, a full disk most likely.
+            OSError, UserError: as `close`.
         """
         assert self._process.stdin is not None
         whole = "".join(texts).encode("utf-8", "surrogatepass")
@@ -59,12 +60,15 @@ class Signer:
         """Wait until all is signed.
 
         Raises:
-            OSError: as `send`.
+            OSError: a system error that stopped the process, a full disk most likely.
+            UserError: the process was ended without a word.
         """
         said = self._ended()
-        if self._process.returncode:
-            number = int(said) if said.strip().isdigit() else errno.ENOMEM  # it could not even say why: the system ended it
-            raise OSError(number, os.strerror(number))
+        if said.strip().isdigit():
+            raise OSError(int(said), os.strerror(int(said)))
+        if code := self._process.returncode:
+            what = f"the process that signs rows for near-duplicates was ended (exit code {code})"
+            raise UserError(what, "data.duplicates.near", "free memory and give the same command again, or set it to null")
 
     def drop(self) -> None:
         """Let go of what is not signed yet."""
@@ -86,17 +90,20 @@ class Signer:
 
 def serve() -> None:
     """Sign what comes through standard input; the process's arguments are a band's width and the files' handles."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the one that began this one decides
     from tunesmith.data import near
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the one that began this one decides
     width, *handles = map(int, sys.argv[1:])
     files = [os.fdopen(handle, "wb") for handle in handles]
     source = sys.stdin.buffer
     try:
-        while head := source.read(HEAD.size):
+        while len(head := source.read(HEAD.size)) == HEAD.size:
             count, size = HEAD.unpack(head)
-            ends = np.cumsum(np.frombuffer(source.read(4 * count), "<u4").astype(np.int64)).tolist()
-            whole = source.read(size).decode("utf-8", "surrogatepass")
+            lengths, raw = source.read(4 * count), source.read(size)
+            if len(raw) < size:  # the one that sent it was ended in the middle of it
+                break
+            ends = np.cumsum(np.frombuffer(lengths, "<u4").astype(np.int64)).tolist()
+            whole = raw.decode("utf-8", "surrogatepass")
             near.sign([whole[start:end] for start, end in zip([0, *ends], ends, strict=False)], files, width)
         for file in files:
             file.close()
