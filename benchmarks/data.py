@@ -176,7 +176,7 @@ def clocked(place: Any, name: str, seconds: dict[str, float], key: str) -> None:
 def ours(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
     import torch  # noqa: F401  # targets are tensors; imported before the clock starts
 
-    from tunesmith.data import clean, near, prepare, sides, staging
+    from tunesmith.data import prepare, sides, staging
     from tunesmith.models import catalog
     from tunesmith.objectives import classification
     from tunesmith.tokens import tokenizer
@@ -187,9 +187,7 @@ def ours(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
     if not arguments.profile:
         for place, name, key in (
             (staging.FirstPass, "read", "read"),
-            (clean, "clean", "clean"),
-            (near.Signatures, "append", "sign"),
-            (prepare, "_near", "compare"),
+                        (prepare, "_near", "compare"),
             (sides, "write", "write"),
         ):
             clocked(place, name, parts, key)
@@ -202,7 +200,6 @@ def ours(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
     objective = classification.make(classification.ClassificationSettings(), base, folder)
     examples = objective.examples(folder / "train.parquet", Reader(tokenizer.load(base.folder), base.max_tokens, "head", arguments.work))
     end = time.perf_counter()
-    parts["read"] = parts.get("read", 0.0) - parts.get("clean", 0.0) - parts.get("sign", 0.0)
     parts["other"] = prepared - start - sum(parts.values())
     counts = {"tokens": int(examples.lengths_N.sum()), "rows": card["rows"], "left_out": card["rejected"]}
     memory = {"memory_mb": memory_mb(), "prepare_mb": peak, "workers_mb": workers_mb()}

@@ -235,16 +235,15 @@ def test_links_pipes_folders_and_devices(cli_: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "rows"), [("dialogue", GOOD), ("labelled", TEXTS)])
 def test_a_file_that_grows_while_it_is_read(cli_: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, rows: list[dict[str, Any]]) -> None:
-    path, real = tmp_path / "d.jsonl", sources.json_line
+    path, real = tmp_path / "d.jsonl", sources.flat_objects
     path.write_bytes(lines(rows))
 
-    def growing(line: str, number: int, *more: Any) -> Any:
-        if number == 20:
-            with path.open("a") as file:
-                file.write("\n")
-        return real(line, number, *more)
+    def growing(lines: list[str]) -> Any:
+        with path.open("a") as file:
+            file.write("\n")
+        return real(lines)
 
-    monkeypatch.setattr(sources, "json_line", growing)
+    monkeypatch.setattr(sources, "flat_objects", growing)
     code, _, err = check(cli_, path, kind)
     assert code == 2 and err == f"error: {path}: it was changed while it was read\n  -> wait until it is written, then give the same command again\n"
 

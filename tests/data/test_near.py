@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import builtins
 import io
-import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data import meaning, near, signer
-from tunesmith.errors import UserError
+from tunesmith.data import meaning, near
 
 SYLLABLES = ["ka", "lo", "mir", "te", "sun", "ve", "dra", "o", "pi", "ghe"]
 WORDS = np.array(["".join(syllables) for syllables in np.random.default_rng(7).choice(SYLLABLES, (4000, 3))])
@@ -40,7 +37,8 @@ def found(
 ) -> tuple[near.Twins, near.Twins]:
     signatures = near.Signatures(folder, threshold)
     for start in range(0, len(texts), batch):
-        signatures.append(texts[start : start + batch])
+        some = texts[start : start + batch]
+        signatures.append(near.signed(some, signatures.width), len(some))
     signatures.close()
 
     def look(rows: Any) -> list[str]:
@@ -195,59 +193,8 @@ def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     signatures = near.Signatures(tmp_path)
     monkeypatch.setattr(signatures, "_files", [Full()] * (signatures.bands + 1))
     with pytest.raises(OSError, match="No space left"):
-        signatures.append(["a text"])
+        signatures.append(near.signed(["a text"], signatures.width), 1)
     signatures.close()
-
-
-def test_a_process_of_its_own_signs_the_same(tmp_path: Path) -> None:
-    texts = [*sentences(3000, 12), "", "é" * 7, "東京 🙂 \0 nul", "  Spaces\t and\nLINES  ", "x" * 200_000]
-    for apart in (False, True):
-        (tmp_path / str(apart)).mkdir()
-        signatures = near.Signatures(tmp_path / str(apart), 0.8, apart)
-        for start in range(0, len(texts), 500):
-            signatures.append(texts[start : start + 500])
-        signatures.close()
-        assert signatures.rows == len(texts)
-    files = sorted(path.name for path in (tmp_path / "False").iterdir())
-    assert len(files) == signatures.bands + 1
-    for name in files:
-        assert (tmp_path / "True" / name).read_bytes() == (tmp_path / "False" / name).read_bytes(), name
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_what_stops_the_process_that_signs_is_said_here() -> None:
-    with open("/dev/full", "wb") as file:
-        full = signer.Signer([file, file], 6)
-        with pytest.raises(OSError, match="No space left"):
-            full.send(["a text"] * 5000)
-            full.close()
-    with open(os.devnull, "wb") as file:
-        killed = signer.Signer([file, file], 6)
-        killed._process.kill()
-        with pytest.raises(UserError) as caught:
-            killed.close()
-        said = "data.duplicates.near: the process that signs rows for near-duplicates was ended (exit code -9)"
-        assert str(caught.value) == f"{said}\n  -> free memory and give the same command again, or set it to null"
-        dropped = signer.Signer([file, file], 6)
-        dropped.send(["a text"])
-        dropped.drop()
-        assert dropped._process.returncode == -signal.SIGKILL
-    with open(os.devnull, "wb") as band, open(os.devnull, "wb") as lengths:
-        cut = signer.Signer([band, lengths], 6)
-        assert cut._process.stdin is not None
-        cut._process.stdin.write(signer.HEAD.pack(2, 100) + b"\x01")  # as when the one that sends is killed
-        cut.close()
-
-
-def test_the_process_that_signs_heeds_no_interrupt_and_ends_with_its_pipe(tmp_path: Path) -> None:
-    with open(tmp_path / "band", "wb") as band, open(tmp_path / "lengths", "wb") as lengths:
-        alive = signer.Signer([band, lengths], 6)
-        while not (tmp_path / "band").stat().st_size:  # it begins, and says so by what it writes
-            alive.send(["a text"] * 2000)
-        alive._process.send_signal(signal.SIGINT)
-        alive.send(["a text"])
-        alive.close()
-    assert alive._process.returncode == 0
 
 
 def test_nothing_is_written_into_mapped_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,10 +136,9 @@ def test_every_row_is_kept_or_left_out_and_no_side_sees_another(data: list[Row],
 @few
 @given(st.lists(st.sampled_from([f"g{i}" for i in range(200)]), min_size=1, max_size=50), st.integers(0, 3))
 def test_the_place_of_a_name_depends_on_it_and_the_seed_alone(names: list[str], seed: int) -> None:
-    assert [split.position(name, seed) for name in names] == [
-        int.from_bytes(hashlib.sha256(f"{seed}\x1f{name}".encode()).digest()[:8], "big") / 2**64 for name in names
-    ]
-    assert all(0 <= split.position(name, seed) < 1 and split.position(name, seed) != split.position(name, seed + 1) for name in names)
+    found = split.positions(names, seed)
+    assert found.tolist() == [int.from_bytes(hashlib.sha256(f"{seed}\x1f{name}".encode()).digest()[:8], "big") / 2**64 for name in names]
+    assert (0 <= found).all() and (found < 1).all() and (found != split.positions(names, seed + 1)).all()
 
 
 def test_a_group_is_on_one_side_without_losing_a_row() -> None:

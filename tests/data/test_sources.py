@@ -120,7 +120,7 @@ PAIRS = st.lists(st.tuples(KEYS, VALUES), max_size=4)
 def test_the_quick_look_at_a_line_takes_nothing_that_the_close_one_refuses(pairs: list[tuple[str, Any]], colon: str, after: str) -> None:
     """Keys given twice, colons and braces in keys and texts, other white space, and rubbish behind the object."""
     line = "{" + ", ".join(json.dumps(key) + colon + json.dumps(value) for key, value in pairs) + "}" + after
-    quick = sources._flat(line)
+    quick = (sources.flat_objects([line]) or [None])[0]
     try:
         close = sources.STRICT.decode(line)
     except ValueError:
@@ -134,4 +134,22 @@ def test_the_quick_look_at_a_line_takes_nothing_that_the_close_one_refuses(pairs
     "line", ['{"a": NaN}', '{"a": 1, "a": 2}', '{"a":1,"a" :2}', '{"a": {"b": 1}}', "[1]", "1", "", '{"a": 1} x', '{"a": "' + "[" * 2000 + '"}']
 )
 def test_lines_that_need_a_close_look(line: str) -> None:
-    assert sources._flat(line) is None
+    assert sources.flat_objects([line]) is None and sources.flat_objects(['{"a": 1}', line, '{"a": 1}']) is None
+
+
+FRAGMENTS = ['{"a": 1}', '{"a": "x}', '{y"}', '{"b": 1},{"c": 2}', '{"a": 1', '"b": 2}', '{"a": [', "{}", '{"b": 2}]}', '{"a": "}', '{"}', '{"é": "[{"}']
+FRAGMENTS += ["{", "}", ","]
+
+
+@settings(max_examples=800, derandomize=True, deadline=None)
+@given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=5))
+def test_lines_read_at_once_are_those_read_one_by_one(lines: list[str]) -> None:
+    """Objects that begin in one line and end in another, several on a line, and both so that their number is right."""
+    quick = sources.flat_objects(lines)
+    try:
+        close = [sources.STRICT.decode(line) for line in lines]
+    except ValueError:
+        close = None
+    assert quick is None or quick == close
+    if all(line in ('{"a": 1}', "{}") for line in lines):
+        assert quick == close

@@ -78,7 +78,7 @@ def in_memory(data: list[Record], test: list[Record] | None, grouped: bool) -> t
     out["test"] += [line for line, one in enumerate(test or [], 1) if one in measured]
     seen: set[str] = set()
     for line, one in enumerate(data, 1):
-        side = split.side(one["who"] if grouped else key(one), 0.2, 0.0 if test is not None else 0.3, 0)
+        side = ledger.SIDES[split.sides([one["who"] if grouped else key(one)], 0.2, 0.0 if test is not None else 0.3, 0)[0]]
         if not one["completion"].strip():
             reasons["no completion"] += 1
         elif key(one) in seen:
@@ -100,7 +100,8 @@ def test_streamed_rows_are_those_of_memory_and_none_is_lost(data: list[Record], 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledger, "BAND_ROWS", band)
         patch.setattr(ledger, "BLOCK_ROWS", 7)
-        patch.setattr(staging, "BATCH_ROWS", 9)
+        patch.setattr(staging, "BATCH_ROWS", 5)
+        patch.setattr(staging, "PIECE_ROWS", 9)
         found = usable(data, **more, **({"test": test} if test is not None else {}))
     if found is None:
         return

@@ -123,6 +123,17 @@ def test_a_word_is_tokenised_once_and_all_are_forgotten_in_time(monkeypatch: pyt
     assert apart(*ours.ids(["four one"])) == [plain.encode("four one", add_special_tokens=False).ids]
 
 
+def test_words_that_come_again_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = LIBRARIES["bert"]()
+    counting = Counting(plain)
+    ours = Words(counting)
+    texts = ["often a1", "often b2", "seldomly c3", "often again again d4"]
+    monkeypatch.setattr(words, "MOST_WORDS", 4)
+    for text in [*texts, *texts]:
+        assert apart(*ours.ids([text])) == [plain.encode(text, add_special_tokens=False).ids]
+    assert counting.asked.count("often") == 1 and counting.asked.count("c3") == 2
+
+
 def test_nothing_has_no_ids() -> None:
     ours = Words(LIBRARIES["bert"]())
     ids_T, counts = ours.ids([])

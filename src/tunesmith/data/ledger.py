@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from struct import Struct
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -33,8 +32,8 @@ FACTS: dict[str, str] = {
     "input": "u1",  # 0: rows to be divided; else the index of the user's own side
     "side": "u1",  # of SIDES
 }
-PACKED = Struct("<16sQQQQqIIIBIqBB")
-"""FACTS of one row, in their order; digest and rest are the hash's first 16 bytes."""
+PACKED = np.dtype(list(FACTS.items()))
+"""FACTS of one row, in their order."""
 SIDES = ("train", "valid", "test", "out_of_scope")
 UNTIMED = -(1 << 63)
 BAND_ROWS = 500_000
@@ -62,9 +61,8 @@ class Ledger:
         self.rows = 0
         self.verdict: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
 
-    def append(self, packed: bytes) -> None:
-        """Add rows, each as PACKED."""
-        facts = np.frombuffer(packed, np.dtype(list(FACTS.items())))
+    def append(self, facts: Numbers) -> None:
+        """Add rows: PACKED (N,)."""
         for name in FACTS:
             self._files[name].write(facts[name].tobytes())  # not tofile, which says nothing when the disk is full
         self.rows += len(facts)

@@ -23,7 +23,6 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith.data.signer import Signer
 from tunesmith.data.texts import even as one_space
 
 GRAM = 5
@@ -155,13 +154,12 @@ def bands(threshold: float) -> tuple[int, int]:
     return width, BINS // width
 
 
-def sign(texts: Sequence[str], files: Sequence[BinaryIO], width: int) -> None:
-    """Write the signatures of texts: each band to its file, and the lengths of the evened texts to the last. A full disk raises OSError."""
+def signed(texts: Sequence[str], width: int) -> list[bytes]:
+    """What the files of Signatures get for some texts: each band of their signatures, and last the lengths of the evened texts."""
     evened = [even(text) for text in texts]
     whole = sketch(evened)
-    for band, file in enumerate(files[:-1]):
-        file.write(whole[:, band * width : (band + 1) * width].tobytes())
-    files[-1].write(np.fromiter(map(len, evened), "<u4", len(evened)).tobytes())
+    pieces = [whole[:, start : start + width].tobytes() for start in range(0, BINS // width * width, width)]
+    return [*pieces, np.fromiter(map(len, evened), "<u4", len(evened)).tobytes()]
 
 
 class Signatures:
@@ -170,39 +168,25 @@ class Signatures:
     Args:
         folder: where the files lie.
         threshold: the Jaccard similarity from which two rows are alike, in (0, 1].
-        apart: let a process of its own sign, for large data.
 
     Attributes: rows (how many there are), threshold, width (values of a band), bands (how many there are).
     """
 
-    def __init__(self, folder: Path, threshold: float = 0.8, apart: bool = False) -> None:
+    def __init__(self, folder: Path, threshold: float = 0.8) -> None:
         self.rows, self.threshold = 0, threshold
         self.width, self.bands = bands(threshold)
         self._paths = [folder / f"band-{band:03}" for band in range(self.bands)]
         self._lengths, self._stack = folder / "lengths", ExitStack()
         self._files: list[BinaryIO] = [self._stack.enter_context(open(path, "wb")) for path in (*self._paths, self._lengths)]
-        self._signer = Signer(self._files, self.width) if apart else None
 
-    def append(self, texts: Sequence[str]) -> None:
-        """Add rows. A full disk raises OSError."""
-        if self._signer is not None:
-            self._signer.send(texts)
-        else:
-            sign(texts, self._files, self.width)
-        self.rows += len(texts)
+    def append(self, pieces: Sequence[bytes], rows: int) -> None:
+        """Add rows, as `signed` gives them. A full disk raises OSError."""
+        for file, piece in zip(self._files, pieces, strict=True):
+            file.write(piece)
+        self.rows += rows
 
     def close(self) -> None:
         """Say that all rows are in; from here on they can be compared. A full disk raises OSError."""
-        signer, self._signer = self._signer, None
-        if signer is not None:
-            signer.close()
-        self._stack.close()
-
-    def drop(self) -> None:
-        """Say that they will not be compared."""
-        signer, self._signer = self._signer, None
-        if signer is not None:
-            signer.drop()
         self._stack.close()
 
     def blocks(self, band: int) -> Iterator[tuple[int, Numbers]]:

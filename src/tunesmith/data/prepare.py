@@ -136,12 +136,14 @@ def prepare(
     place = str(parts["train"][0].path if len(parts["train"]) == 1 else sources_of(settings, "train")[0].source)
     own = {side: index for index, side in enumerate(parts) if side in ("valid", "test")}
     corrections = _corrections(settings)
-    languages.load()
     with _workplace(folder) as work:
         first = FirstPass(settings, kind, work, Teller(parts, progress), notes, handed.named, corrections)
         with first:
+            if not first.helped:  # else reading takes all that this process has
+                languages.load()
             for index, (side, files) in enumerate(parts.items()):
                 first.read(index, side, files)
+        languages.load()
         book = first.book
         book.close()
         left_out = _checked(first, rejected)

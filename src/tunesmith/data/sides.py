@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from tunesmith.data import augment, balance, card, duplicates, ledger, rows, split, texts
 from tunesmith.data.ledger import KEPT, SIDES, THINNED, Numbers
 from tunesmith.data.reasons import rejected_line
-from tunesmith.data.staging import FirstPass, remade
+from tunesmith.data.staging import FirstPass
+from tunesmith.data.steps import remade
 from tunesmith.files import fsync_file
 
 
@@ -111,7 +112,7 @@ class _Multiplier:
 
     def _place(self, name: str) -> float:
         """Where a row stands among those of which a share is taken: by its id, and not as the split has it, or a share of train would be all or none."""
-        return split.position(f"taken\x1f{name}", self._first.settings.split_seed)
+        return float(split.positions([f"taken\x1f{name}"], self._first.settings.split_seed)[0])
 
     def _thinned(self, labels: set[str]) -> dict[str, float]:
         """For labels of which a share is taken the place up to which rows are: so many exactly, and one at least."""

@@ -8,7 +8,7 @@ import errno
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -377,8 +377,8 @@ def json_line(line: str, number: int, source: str, last: bool, length: int | Non
         last: nothing follows it, not even a line feed: it may be cut off.
         length: its characters, when `line` is only its beginning.
     """
-    if (length or len(line)) <= MOST_LINE_CHARACTERS and (flat := _flat(line)) is not None:
-        return flat
+    if (length or len(line)) <= MOST_LINE_CHARACTERS and (flat := flat_objects([line])) is not None:
+        return flat[0]
 
     def bad(reason: str, what: str, remedy: str) -> BadRow:
         return BadRow(source, number, reason, what, remedy, line[:1000])
@@ -402,23 +402,28 @@ def json_line(line: str, number: int, source: str, last: bool, length: int | Non
     return value
 
 
-def _flat(line: str) -> dict[str, Any] | None:
-    """The object of a line that holds no other and gives no key twice, in a third of the time; None: look closer.
+def flat_objects(lines: Sequence[str]) -> list[dict[str, Any]] | None:
+    """The objects of lines that hold one each, none within another and no key given twice, read at once in half the time; None: look at each.
 
+    Where every line begins with `{` and ends with `}`, there are no more of `{` than lines and as many objects as lines, each line is an object: a string
+    or an object that went on in the next line would need a `{` more.
     A key is followed by a colon, so where there are no more colons than keys none is given twice. Nor where there are no more of `":`, with no white space
     before any colon.
     """
-    if line.count("{") != 1 or line.count("[") >= DEEPEST_JSON:
+    whole = "\n".join(lines)
+    if whole.count("{") != len(lines) or whole.count("}\n{") != len(lines) - 1 or whole[:1] != "{" or whole[-1:] != "}":
+        return None
+    if len(whole) > MOST_LINE_CHARACTERS or (whole.count("[") >= DEEPEST_JSON and any(line.count("[") >= DEEPEST_JSON for line in lines)):
         return None
     try:
-        value, end = SCAN_PLAIN(line, 0)
+        values, end = SCAN_PLAIN("[" + whole.replace("\n", ",") + "]", 0)
     except (StopIteration, ValueError, RecursionError):
         return None
-    if end != len(line) or not isinstance(value, dict):
+    if end != len(whole) + 2 or len(values) != len(lines) or not all(type(one) is dict for one in values):
         return None
-    keys = len(value)
-    if line.count(":") == keys or (line.count('":') == keys and " :" not in line and "\t:" not in line and "\r:" not in line):
-        return value
+    keys = sum(map(len, values))
+    if whole.count(":") == keys or (whole.count('":') == keys and " :" not in whole and "\t:" not in whole and "\r:" not in whole):
+        return values  # type: ignore[no-any-return]  # which are dicts
     return None
 
 

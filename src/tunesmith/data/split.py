@@ -7,6 +7,7 @@ label has its exact share of every side.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -18,16 +19,22 @@ LATEST = 1e11
 """Seconds since 1970 of the year 5138: beyond it a number has another unit."""
 
 
-def position(name: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the name and the seed alone (64 bits of SHA-256)."""
-    digest = hashlib.sha256(f"{seed}\x1f{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def positions(names: Sequence[str], seed: int) -> Numbers:
+    """Numbers in [0, 1) that depend on the names and the seed alone (64 bits of SHA-256): float64 (N,)."""
+    seeded = hashlib.sha256(f"{seed}\x1f".encode())
+
+    def digest(name: str) -> bytes:
+        found = seeded.copy()
+        found.update(name.encode())
+        return found.digest()
+
+    return np.frombuffer(b"".join(map(digest, names)), ">u8")[::4] / 2.0**64
 
 
-def side(name: str, valid: float, test: float, seed: int) -> str:
-    """train, valid or test: where a name's position lies. Test is cut first, so a row of test stays there whatever valid is."""
-    at = position(name, seed)
-    return "test" if at < test else "valid" if at < test + valid else "train"
+def sides(names: Sequence[str], valid: float, test: float, seed: int) -> Numbers:
+    """train, valid or test, by where a name's position lies: uint8 (N,) of SIDES. Test is cut first, so a row of test stays there whatever valid is."""
+    at = positions(names, seed)
+    return np.where(at < test, np.uint8(SIDES.index("test")), np.where(at < test + valid, np.uint8(SIDES.index("valid")), np.uint8(SIDES.index("train"))))
 
 
 def later(book: Ledger, by: str, valid: float, test: float, seed: int, notes: list[str]) -> None:

@@ -99,11 +99,11 @@ class Classification:
         targets: list[Targets] = []
 
         def chunks() -> Iterator[tuple[Sequence[str], Sequence[str | None]]]:
-            for batch in rows.batches(path):
+            for batch in rows.batches(path, rows=rows.GROUP_ROWS):
                 targets.append(self.targets(rows.label_lists(batch), batch.column("weight").to_numpy()))
                 yield rows.strings(batch, "text"), rows.strings(batch, "text_pair")
 
-        tokens = encode.stored(reader.tokenizer, chunks(), reader.limit, reader.truncation, reader.scratch)
+        tokens = encode.stored(reader.tokenizer, chunks(), reader.limit, reader.truncation, reader.scratch, rows.count(path))
         return TokenExamples(tokens, joined(targets), reader.tokenizer.pad_id)
 
     def targets(self, labels: Sequence[Sequence[str]], weights: Sequence[float] | np.ndarray | None = None) -> Targets:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 MOST_WORDS, MOST_CHARACTERS = 1 << 17, 1 << 22
-"""Words and their characters that are kept; beyond either all are forgotten. Some 20 MB."""
+"""Words and their characters that are kept; beyond either those met once are forgotten, or all. Some 20 MB."""
 CHUNK_ROWS, CHUNK_CHARACTERS = 4096, 1 << 21
 """Texts whose words are held at once."""
 
@@ -47,6 +47,7 @@ class Words:
         self._known = _Known()
         self._characters = 0
         self._ids_T, self._starts_V = array("i"), array("q", [0])  # the words' ids one after the other, and where each word's begin
+        self._met_V = np.zeros(0, np.int64)  # how often each was met since words were forgotten last
 
     def ids(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """Token ids of texts, without special tokens around them.
@@ -73,7 +74,7 @@ class Words:
 
     def _chunk(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         if len(self._known) > MOST_WORDS or self._characters > MOST_CHARACTERS:
-            self._forget()
+            self._forget_rare()
         words: list[str] = []
         begins_N = []
         for text in texts:
@@ -86,11 +87,26 @@ class Words:
             self._ids_T.extend(one.ids)
             self._starts_V.append(len(self._ids_T))
         self._characters += sum(map(len, new))
+        self._met_V = np.r_[self._met_V, np.zeros(len(new), np.int64)] + np.bincount(codes_W, minlength=len(self._known))
         starts_V = np.frombuffer(self._starts_V, np.int64)
         starts_W = starts_V[codes_W]
         sizes_W = starts_V[codes_W + 1] - starts_W
         ids_T = np.frombuffer(self._ids_T, np.int32) if self._ids_T else np.zeros(0, np.int32)
         return gathered(ids_T, starts_W, sizes_W), np.add.reduceat(sizes_W, begins_N)
+
+    def _forget_rare(self) -> None:
+        """Keep the words that were met again, unless they are too many too; numbers and names go."""
+        words, often = list(self._known), np.flatnonzero(self._met_V > 1)
+        kept = [words[at] for at in often]
+        ids_T, starts_V = np.frombuffer(self._ids_T, np.int32), np.frombuffer(self._starts_V, np.int64)
+        sizes = np.diff(starts_V)[often]
+        ids_T = gathered(ids_T, starts_V[often], sizes)
+        self._forget()
+        if 2 * len(kept) <= MOST_WORDS and 2 * (characters := sum(map(len, kept))) <= MOST_CHARACTERS:
+            self._known.update(zip(kept, range(len(kept)), strict=True))
+            self._characters, self._met_V = characters, np.zeros(len(kept), np.int64)
+            self._ids_T.frombytes(ids_T.tobytes())
+            self._starts_V.frombytes(np.cumsum(sizes).tobytes())
 
 
 class _Known(dict[str, int]):

@@ -1,0 +1,232 @@
+"""Processes that work beside this one: pieces of work go out, results come back in order.
+
+Python computes on one core. Where pieces can be done apart (checking and mending rows, tokenising texts) helpers do them, and this process too while
+they have enough to do; so two cores share the work, whatever part of it only this one can do. The results are the same with any number of helpers.
+
+A helper gets pieces through a pipe, and ends when the pipe does: whatever stops the process that began it stops it too. What goes through the pipe is
+JSON and plain bytes, which run no code.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
+from queue import SimpleQueue
+from typing import IO, Any, NamedTuple, Protocol
+
+from tunesmith.errors import UserError
+
+MOST_HELPERS = 3
+"""What one process reads and writes keeps three others busy. Each holds some hundred megabytes."""
+AHEAD = 2
+"""Pieces that a helper has: one that it does, and one that waits."""
+SWITCH_SECONDS = 0.001
+"""While helpers work the threads that hand them pieces get their turn after this; Python's own choice is five times as long."""
+
+HEAD = struct.Struct("<qq")
+"""Before a message: bytes of its JSON, and how many blobs follow; before each blob its size stands in the same form, with a zero."""
+
+
+class Message(NamedTuple):
+    """What goes through a pipe: a value of JSON, and bytes beside it."""
+
+    value: Any
+    blobs: list[bytes]
+
+
+class Work(Protocol):
+    """What does pieces, and puts pieces and results into messages and takes them out again."""
+
+    def __call__(self, piece: Any, /) -> Any:
+        """The result of a piece."""
+
+    def send(self, piece: Any, /) -> Message | None:
+        """A piece as a message; None where it is none that JSON can hold as it is."""
+
+    def receive(self, message: Message, /) -> Any:
+        """The piece again."""
+
+    def reply(self, result: Any, /) -> Message:
+        """A result as a message."""
+
+    def result(self, message: Message, /) -> Any:
+        """The result again."""
+
+
+def helpers() -> int:
+    """How many processes may help this one here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores - 1, MOST_HELPERS)
+
+
+class Crew:
+    """Does pieces of work; a context, at whose end the helpers are gone.
+
+    Args:
+        work: does pieces in this process.
+        make: `module:function` of what makes the same in a helper.
+        given: what it is called with there, by name; values of JSON.
+        count: helpers; with 0 this process does all.
+    """
+
+    def __init__(self, work: Work, make: str, given: dict[str, Any], count: int) -> None:
+        self._work = work
+        self._threads = ThreadPoolExecutor(max(1, count))
+        self._free: SimpleQueue[_Helper] = SimpleQueue()
+        self._helpers: list[_Helper] = []
+        for _ in range(count):
+            try:
+                self._helpers.append(_Helper(make, given))
+            except OSError:  # no more processes are allowed here: fewer do
+                break
+            self._free.put(self._helpers[-1])
+        self._switch = sys.getswitchinterval()
+
+    def __enter__(self) -> Crew:
+        # Pieces are made of many objects that soon go. What was there before (torch alone: half a million objects) need not be searched with them.
+        gc.freeze()
+        if self._helpers:
+            sys.setswitchinterval(SWITCH_SECONDS)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        gc.unfreeze()
+        sys.setswitchinterval(self._switch)
+        for one in self._helpers:
+            one.end()
+        self._threads.shutdown(cancel_futures=True)
+
+    def each(self, pieces: Iterable[Any]) -> Iterator[Any]:
+        """The result of each piece, in order; more pieces are taken before the first result is given.
+
+        Raises:
+            UserError: a helper was ended by something else.
+            Exception: what the work raised, in place of its result.
+        """
+        if not self._helpers:
+            yield from map(self._work, pieces)
+            return
+        out: deque[Future[Any]] = deque()
+        held: dict[Future[Any], Any] = {}  # the pieces that wait for a helper
+        most = AHEAD * len(self._helpers)
+        for piece in pieces:
+            for future in [one for one in held if one.running() or one.done()]:
+                del held[future]
+            if sum(not one.done() for one in out) < most:
+                future = self._threads.submit(self._helped, piece)
+                held[future] = piece
+                out.append(future)
+            else:
+                out.append(self._here(piece))
+            while out and (out[0].done() or len(out) > 2 * most):
+                yield out.popleft().result()
+        for future, piece in reversed(held.items()):  # nothing more comes: what waits is done here
+            if future.cancel():
+                out[out.index(future)] = self._here(piece)
+        while out:
+            yield out.popleft().result()
+
+    def _here(self, piece: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(self._work(piece))
+        except Exception as error:  # noqa: BLE001  # raised where its result is asked for
+            future.set_exception(error)
+        return future
+
+    def _helped(self, piece: Any) -> Any:
+        if (message := self._work.send(piece)) is None:
+            return self._work(piece)
+        helper = self._free.get()
+        try:
+            answer = helper.done(message)
+        finally:
+            self._free.put(helper)
+        return self._work(piece) if answer is None else self._work.result(answer)
+
+
+class _Helper:
+    """A process that does pieces."""
+
+    def __init__(self, make: str, given: dict[str, Any]) -> None:
+        search = os.pathsep.join(path for path in sys.path if path)
+        command = [sys.executable, "-c", "from tunesmith.crew import serve; serve()"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": search})
+        self._first: Message | None = Message([make, given], [])
+
+    def done(self, piece: Message) -> Message | None:
+        """The result of a piece; None where it failed, which whoever asks sees by doing it himself."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            if self._first is not None:
+                _write(self._process.stdin, self._first)
+                self._first = None
+            _write(self._process.stdin, piece)
+            self._process.stdin.flush()
+            answer = _read(self._process.stdout)
+        except (OSError, EOFError) as error:
+            what = f"a process that helps with the data was ended (exit code {self._process.wait()})"
+            raise UserError(what, "", "free memory and give the same command again") from error
+        return answer if answer.blobs or answer.value is not None else None
+
+    def end(self) -> None:
+        """Stop it, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            try:
+                pipe.close()  # type: ignore[union-attr]  # both are there
+            except BrokenPipeError:  # what was not sent yet is not needed
+                pass
+
+
+def _write(pipe: IO[bytes], message: Message) -> None:
+    text = json.dumps(message.value).encode()
+    pipe.write(HEAD.pack(len(text), len(message.blobs)) + text)
+    for blob in message.blobs:
+        pipe.write(HEAD.pack(len(blob), 0))
+        pipe.write(blob)
+
+
+def _read(pipe: IO[bytes]) -> Message:
+    """The next message; EOFError where none comes."""
+    size, count = HEAD.unpack(_bytes(pipe, HEAD.size))
+    value = json.loads(_bytes(pipe, size))
+    return Message(value, [_bytes(pipe, HEAD.unpack(_bytes(pipe, HEAD.size))[0]) for _ in range(count)])
+
+
+def _bytes(pipe: IO[bytes], size: int) -> bytes:
+    found = pipe.read(size)
+    if len(found) < size:
+        raise EOFError
+    return found
+
+
+def serve() -> None:
+    """Do the pieces that come through standard input; results leave through what standard output was, which nothing else may write to."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the one that began this one decides
+    source, results = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        (make, given), _ = _read(source)
+        module, _, name = make.partition(":")
+        work: Work = getattr(import_module(module), name)(**given)
+        while True:
+            piece = work.receive(_read(source))
+            try:
+                answer = work.reply(work(piece))
+            except Exception:  # noqa: BLE001  # it will happen to the one that asked too, who says it
+                answer = Message(None, [])
+            _write(results, answer)
+            results.flush()
+    except (EOFError, BrokenPipeError):  # the one that asks has ended
+        os._exit(0)
