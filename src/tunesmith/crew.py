@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
+from itertools import accumulate, pairwise
 from queue import SimpleQueue
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -28,12 +29,16 @@ from tunesmith.errors import UserError
 MOST_HELPERS = 3
 """What one process reads and writes keeps three others busy. Each holds some hundred megabytes."""
 AHEAD = 2
-"""Pieces that a helper has: one that it does, and one that waits."""
+"""Pieces that a helper has: one that it does, and one that is ready when that is done."""
+ALONE = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""A helper has one core: libraries begin no threads there."""
+PIPE_BYTES = 1 << 20
+"""What a pipe holds, where the system lets it be chosen: a message, or a helper would wait until the thread that reads it has its turn, for each 64 kB."""
 SWITCH_SECONDS = 0.001
 """While helpers work the threads that hand them pieces get their turn after this; Python's own choice is five times as long."""
 
-HEAD = struct.Struct("<qq")
-"""Before a message: bytes of its JSON, and how many blobs follow; before each blob its size stands in the same form, with a zero."""
+SIZE = struct.Struct("<q")
+"""How many bytes a message has, which stands before it; within it, how many blobs, the size of its JSON and of each."""
 
 
 class Message(NamedTuple):
@@ -80,7 +85,7 @@ class Crew:
 
     def __init__(self, work: Work, make: str, given: dict[str, Any], count: int) -> None:
         self._work = work
-        self._threads = ThreadPoolExecutor(max(1, count))
+        self._threads = ThreadPoolExecutor(AHEAD * max(1, count))
         self._free: SimpleQueue[_Helper] = SimpleQueue()
         self._helpers: list[_Helper] = []
         for _ in range(count):
@@ -88,7 +93,7 @@ class Crew:
                 self._helpers.append(_Helper(make, given))
             except OSError:  # no more processes are allowed here: fewer do
                 break
-            self._free.put(self._helpers[-1])
+        self._ready = 0
         self._switch = sys.getswitchinterval()
 
     def __enter__(self) -> Crew:
@@ -96,6 +101,8 @@ class Crew:
         gc.freeze()
         if self._helpers:
             sys.setswitchinterval(SWITCH_SECONDS)
+        for one in self._helpers:
+            self._threads.submit(self._begun, one)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -116,24 +123,19 @@ class Crew:
             yield from map(self._work, pieces)
             return
         out: deque[Future[Any]] = deque()
-        held: dict[Future[Any], Any] = {}  # the pieces that wait for a helper
-        most = AHEAD * len(self._helpers)
         for piece in pieces:
-            for future in [one for one in held if one.running() or one.done()]:
-                del held[future]
-            if sum(not one.done() for one in out) < most:
-                future = self._threads.submit(self._helped, piece)
-                held[future] = piece
-                out.append(future)
-            else:
-                out.append(self._here(piece))
-            while out and (out[0].done() or len(out) > 2 * most):
+            busy = sum(not one.done() for one in out) >= AHEAD * self._ready
+            out.append(self._here(piece) if busy else self._threads.submit(self._helped, piece))
+            while out and (out[0].done() or len(out) > 2 * AHEAD * self._ready):
                 yield out.popleft().result()
-        for future, piece in reversed(held.items()):  # nothing more comes: what waits is done here
-            if future.cancel():
-                out[out.index(future)] = self._here(piece)
         while out:
             yield out.popleft().result()
+
+    def _begun(self, helper: _Helper) -> None:
+        """Let a helper have pieces once it is ready; until then, and if it never is, the others do all."""
+        helper.begin()
+        self._free.put(helper)
+        self._ready += 1
 
     def _here(self, piece: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -160,18 +162,27 @@ class _Helper:
     def __init__(self, make: str, given: dict[str, Any]) -> None:
         search = os.pathsep.join(path for path in sys.path if path)
         command = [sys.executable, "-c", "from tunesmith.crew import serve; serve()"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": search})
-        self._first: Message | None = Message([make, given], [])
+        environment = os.environ | ALONE | {"PYTHONPATH": search}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, pipesize=PIPE_BYTES)
+        self._first = Message([make, given], [])
+
+    def begin(self) -> None:
+        """Wait until it is ready.
+
+        Raises:
+            UserError: it was ended.
+        """
+        self.done(self._first)
 
     def done(self, piece: Message) -> Message | None:
-        """The result of a piece; None where it failed, which whoever asks sees by doing it himself."""
+        """The result of a piece; None where it failed, which whoever asks sees by doing it himself.
+
+        Raises:
+            UserError: it was ended.
+        """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            if self._first is not None:
-                _write(self._process.stdin, self._first)
-                self._first = None
             _write(self._process.stdin, piece)
-            self._process.stdin.flush()
             answer = _read(self._process.stdout)
         except (OSError, EOFError) as error:
             what = f"a process that helps with the data was ended (exit code {self._process.wait()})"
@@ -190,18 +201,19 @@ class _Helper:
 
 
 def _write(pipe: IO[bytes], message: Message) -> None:
-    text = json.dumps(message.value).encode()
-    pipe.write(HEAD.pack(len(text), len(message.blobs)) + text)
-    for blob in message.blobs:
-        pipe.write(HEAD.pack(len(blob), 0))
-        pipe.write(blob)
+    parts = [json.dumps(message.value).encode(), *message.blobs]
+    body = b"".join([*(SIZE.pack(size) for size in (len(parts), *map(len, parts))), *parts])
+    pipe.write(SIZE.pack(len(body)) + body)  # at once: other threads may work between any two calls
+    pipe.flush()
 
 
 def _read(pipe: IO[bytes]) -> Message:
     """The next message; EOFError where none comes."""
-    size, count = HEAD.unpack(_bytes(pipe, HEAD.size))
-    value = json.loads(_bytes(pipe, size))
-    return Message(value, [_bytes(pipe, HEAD.unpack(_bytes(pipe, HEAD.size))[0]) for _ in range(count)])
+    body = _bytes(pipe, *SIZE.unpack(_bytes(pipe, SIZE.size)))
+    (count,) = SIZE.unpack_from(body)
+    ends = list(accumulate((size for (size,) in SIZE.iter_unpack(body[SIZE.size : SIZE.size * (count + 1)])), initial=SIZE.size * (count + 1)))
+    text, *blobs = (body[start:end] for start, end in pairwise(ends))
+    return Message(json.loads(text), blobs)
 
 
 def _bytes(pipe: IO[bytes], size: int) -> bytes:
@@ -220,6 +232,7 @@ def serve() -> None:
         (make, given), _ = _read(source)
         module, _, name = make.partition(":")
         work: Work = getattr(import_module(module), name)(**given)
+        _write(results, Message("ready", []))
         while True:
             piece = work.receive(_read(source))
             try:
@@ -227,6 +240,5 @@ def serve() -> None:
             except Exception:  # noqa: BLE001  # it will happen to the one that asked too, who says it
                 answer = Message(None, [])
             _write(results, answer)
-            results.flush()
     except (EOFError, BrokenPipeError):  # the one that asks has ended
         os._exit(0)
