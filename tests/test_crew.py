@@ -56,7 +56,7 @@ def crew_of(start: int, count: int) -> Crew:
 
 def ready(of: Crew) -> Iterator[int]:
     """Pieces until all helpers have begun."""
-    while of._ready < len(of._helpers):
+    while len(of._ready) < len(of._helpers):
         time.sleep(0.01)
         yield 0
 

@@ -52,7 +52,7 @@ class Work(Protocol):
     """What does pieces, and puts pieces and results into messages and takes them out again."""
 
     def __call__(self, piece: Any, /) -> Any:
-        """The result of a piece."""
+        """The result of a piece, which is never None."""
 
     def send(self, piece: Any, /) -> Message | None:
         """A piece as a message; None where it is none that JSON can hold as it is."""
@@ -93,7 +93,7 @@ class Crew:
                 self._helpers.append(_Helper(make, given))
             except OSError:  # no more processes are allowed here: fewer do
                 break
-        self._ready = 0
+        self._ready: list[_Helper] = []
         self._switch = sys.getswitchinterval()
 
     def __enter__(self) -> Crew:
@@ -122,20 +122,15 @@ class Crew:
         if not self._helpers:
             yield from map(self._work, pieces)
             return
-        out: deque[Future[Any]] = deque()
+        out: deque[tuple[Any, Future[Any]]] = deque()
         for piece in pieces:
-            busy = sum(not one.done() for one in out) >= AHEAD * self._ready
-            out.append(self._here(piece) if busy else self._threads.submit(self._helped, piece))
-            while out and (out[0].done() or len(out) > 2 * AHEAD * self._ready):
-                yield out.popleft().result()
+            busy = sum(not future.done() for _, future in out) >= AHEAD * len(self._ready)
+            message = None if busy else self._work.send(piece)
+            out.append((piece, self._here(piece) if message is None else self._threads.submit(self._helped, message)))
+            while out and (out[0][1].done() or len(out) > 2 * AHEAD * len(self._ready)):
+                yield self._taken(*out.popleft())
         while out:
-            yield out.popleft().result()
-
-    def _begun(self, helper: _Helper) -> None:
-        """Let a helper have pieces once it is ready; until then, and if it never is, the others do all."""
-        helper.begin()
-        self._free.put(helper)
-        self._ready += 1
+            yield self._taken(*out.popleft())
 
     def _here(self, piece: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -145,15 +140,25 @@ class Crew:
             future.set_exception(error)
         return future
 
-    def _helped(self, piece: Any) -> Any:
-        if (message := self._work.send(piece)) is None:
-            return self._work(piece)
+    def _taken(self, piece: Any, future: Future[Any]) -> Any:
+        """A result, once it is there; what a helper failed at is done here."""
+        result = future.result()
+        return self._work(piece) if result is None else result
+
+    def _begun(self, helper: _Helper) -> None:
+        """Let a helper have pieces once it is ready; until then, and if it never is, the others do all."""
+        helper.begin()
+        self._free.put(helper)
+        self._ready.append(helper)
+
+    def _helped(self, message: Message) -> Any:
+        """The result of a piece; None where the work raised an error, which is raised again by doing it here."""
         helper = self._free.get()
         try:
             answer = helper.done(message)
         finally:
             self._free.put(helper)
-        return self._work(piece) if answer is None else self._work.result(answer)
+        return None if answer is None else self._work.result(answer)
 
 
 class _Helper:

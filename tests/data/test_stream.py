@@ -100,7 +100,6 @@ def test_streamed_rows_are_those_of_memory_and_none_is_lost(data: list[Record], 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledger, "BAND_ROWS", band)
         patch.setattr(ledger, "BLOCK_ROWS", 7)
-        patch.setattr(staging, "BATCH_ROWS", 5)
         patch.setattr(staging, "PIECE_ROWS", 9)
         found = usable(data, **more, **({"test": test} if test is not None else {}))
     if found is None:
@@ -317,7 +316,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\n"
         "from tunesmith.data import card, prepare, rows, staging\nfrom tunesmith.data.validate import DataSettings\n"
-        "rows.BATCH_ROWS = rows.GROUP_ROWS = staging.BATCH_ROWS = card.SAMPLE = 50\n"  # so that the small file fills every buffer too
+        "rows.BATCH_ROWS = rows.GROUP_ROWS = staging.PIECE_ROWS = card.SAMPLE = 50\n"  # so that the small file fills every buffer too
         "prepare.prepare(DataSettings(train=sys.argv[1], rows='document', text='text', duplicates={'near': None}), 'document', Path(sys.argv[2]))\n"
         "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"  # getrusage would count the process it was started from
     )

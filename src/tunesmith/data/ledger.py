@@ -6,6 +6,7 @@ they are found band by band: rows whose hashes begin alike are read, sorted and 
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -45,6 +46,14 @@ KEPT, TWICE, IN_TEST, IN_VALID, GROUP_IN_TEST, GROUP_IN_VALID, SAME_ID, LONELY, 
 """What becomes of a row."""
 
 Numbers = npt.NDArray[Any]
+
+
+def mapped(path: Path, kind: str, write: bool = False) -> Numbers:
+    """A file of numbers, read where it is looked at, and changed where it is written to. (numpy.memmap takes several times as long to open.)"""
+    with open(path, "r+b" if write else "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return np.zeros(0, kind)
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE if write else mmap.ACCESS_READ), kind)
 
 
 class Ledger:
@@ -89,15 +98,15 @@ class Ledger:
 
     def look(self, name: str, rows: Numbers) -> Numbers:
         """A fact of some rows, by index."""
-        return np.asarray(np.memmap(self._folder / name, FACTS.get(name, "<i8"), "r")[rows]) if len(rows) else np.zeros(0, np.int64)
+        return mapped(self._folder / name, FACTS[name])[rows] if len(rows) else np.zeros(0, np.int64)
 
     def first(self) -> Numbers:
         """The row that each dropped row repeats, by index and plus one, mapped from disk: int64 (rows,), 0 where it repeats none."""
-        return np.memmap(self._folder / "first", "<i8", "r+", shape=(max(1, self.rows),))
+        return mapped(self._folder / "first", "<i8", write=True)
 
     def sides(self) -> Numbers:
         """The side of each row, mapped from disk to be changed: uint8 (rows,)."""
-        return np.memmap(self._folder / "side", "u1", "r+", shape=(max(1, self.rows),))[: self.rows]
+        return mapped(self._folder / "side", "u1", write=True)
 
     def equal(self, name: str, wanted: Callable[[int, Numbers], Numbers] | None = None) -> Iterator[tuple[Numbers, Numbers]]:
         """Rows that share a fact, band by band.
@@ -132,7 +141,7 @@ class Ledger:
 
     def alike(self) -> Numbers:
         """How alike each near-duplicate is to the row that it repeats, mapped from disk: float32 (rows,)."""
-        return np.memmap(self._folder / "alike", "<f4", "r+", shape=(max(1, self.rows),))
+        return mapped(self._folder / "alike", "<f4", write=True)
 
     def repeat(self, rows: Numbers, firsts: Numbers, why: int) -> None:
         """Drop rows that repeat others."""

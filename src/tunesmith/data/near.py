@@ -13,8 +13,8 @@ on its text, so that nothing is dropped on an estimate.
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tunesmith.data.ledger import mapped
 from tunesmith.data.texts import even as one_space
 
 GRAM = 5
@@ -35,16 +36,14 @@ MOST_ROWS = 8
 """Values of a band: eight bytes are one number."""
 PIECE = 1 << 17
 """Characters hashed at once: the arrays stay in a processor's second cache (measured: 4.5 ns a character, 12 ns at 2 million)."""
-BAND_ROWS = 1 << 20
-"""Rows of a band compared at once; bounds the memory (eight bytes each, some fifty for each that shares its band)."""
+BAND_ROWS = 1 << 22
+"""Rows of a band compared at once, for which the whole band is looked through; bounds the memory (sixteen bytes each, some fifty for each that shares its
+band)."""
 BUCKET = 16
 """Rows of a bucket up to which all pairs are compared. Of a larger one all are compared with the first, which bounds what rows of one template
 cost; those of them that are alike meet in other bands. (Going on while the first takes one in eight found less than 0.1 % more, and was left out.)"""
 PAIR_CHARACTERS, PAIR_LEAST = 1 << 19, 16
 """Characters of the pairs verified at once, and what a pair counts beside its own: so they are fewer than 65,536."""
-FETCH_CHARACTERS = 1 << 23
-"""Characters of the pairs whose texts are fetched at once: rows lie in batches that are read as a whole, so few rows at a time would read most of the data
-again and again (10 million rows: 152 s for comparing with half a million characters)."""
 DOUBT = 3.0
 """Standard errors by which an estimate may lie below the threshold before its pair is passed over: each look misses 0.13 % of the pairs at the threshold."""
 
@@ -55,7 +54,6 @@ EMPTY, NOWHERE = np.uint32(0xFFFFFFFF), np.uint64(0xFFFFFFFFFFFFFFFF)
 TRIPLE, PAIR, FINAL = np.uint64(0x9E3779B185EBCA87), np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0xFF51AFD7ED558CCD)
 
 Numbers = npt.NDArray[Any]
-Texts = Callable[[npt.NDArray[np.int64]], list[str]]
 
 
 class Twins(NamedTuple):
@@ -155,15 +153,16 @@ def bands(threshold: float) -> tuple[int, int]:
 
 
 def signed(texts: Sequence[str], width: int) -> list[bytes]:
-    """What the files of Signatures get for some texts: each band of their signatures, and last the lengths of the evened texts."""
+    """What the files of Signatures get for some texts: each band of their signatures; the evened texts, in UTF-8; their characters; and their bytes."""
     evened = [even(text) for text in texts]
     whole = sketch(evened)
     pieces = [whole[:, start : start + width].tobytes() for start in range(0, BINS // width * width, width)]
-    return [*pieces, np.fromiter(map(len, evened), "<u4", len(evened)).tobytes()]
+    raw = [text.encode("utf-8", "surrogatepass") for text in evened]
+    return [*pieces, b"".join(raw), *(np.fromiter(map(len, one), "<u4", len(texts)).tobytes() for one in (evened, raw))]
 
 
 class Signatures:
-    """The signatures of all rows, appended in order: a file a band, and the length of each text.
+    """The signatures of all rows, appended in order: a file a band, and the texts as they are compared, so that few of millions are read alone.
 
     Args:
         folder: where the files lie.
@@ -176,18 +175,32 @@ class Signatures:
         self.rows, self.threshold = 0, threshold
         self.width, self.bands = bands(threshold)
         self._paths = [folder / f"band-{band:03}" for band in range(self.bands)]
-        self._lengths, self._stack = folder / "lengths", ExitStack()
-        self._files: list[BinaryIO] = [self._stack.enter_context(open(path, "wb")) for path in (*self._paths, self._lengths)]
+        self._texts, self._lengths, self._ends, self._stack = folder / "texts", folder / "lengths", folder / "ends", ExitStack()
+        names = (*self._paths, self._texts, self._lengths, self._ends)
+        self._files: list[BinaryIO] = [self._stack.enter_context(open(path, "wb")) for path in names]
+        self._size = 0
 
     def append(self, pieces: Sequence[bytes], rows: int) -> None:
         """Add rows, as `signed` gives them. A full disk raises OSError."""
-        for file, piece in zip(self._files, pieces, strict=True):
+        ends = np.cumsum(np.frombuffer(pieces[-1], "<u4"), dtype="<i8") + self._size
+        self._size += len(pieces[-3])
+        for file, piece in zip(self._files, [*pieces[:-1], ends.tobytes()], strict=True):
             file.write(piece)
         self.rows += rows
 
     def close(self) -> None:
         """Say that all rows are in; from here on they can be compared. A full disk raises OSError."""
         self._stack.close()
+
+    def texts(self, rows: Numbers) -> list[str]:
+        """The evened texts of some rows, int64 (M,)."""
+        if not len(rows):
+            return []
+        ends = mapped(self._ends, "<i8")
+        starts = np.where(rows > 0, ends[rows - 1], 0)
+        with open(self._texts, "rb", buffering=0) as file:
+            places = zip((ends[rows] - starts).tolist(), starts.tolist(), strict=True)
+            return [os.pread(file.fileno(), size, start).decode("utf-8", "surrogatepass") for size, start in places]
 
     def blocks(self, band: int) -> Iterator[tuple[int, Numbers]]:
         """A band in blocks, uint8 (n, width), each with the index of its first row."""
@@ -197,21 +210,15 @@ class Signatures:
 
     def lengths(self, rows: Numbers) -> Numbers:
         """Characters of some rows, int64."""
-        return _mapped(self._lengths, "<u4")[rows].astype(np.int64)
+        return mapped(self._lengths, "<u4")[rows].astype(np.int64)
 
     def estimate(self, left: Numbers, right: Numbers, count: int) -> Numbers:
         """The similarity of pairs of rows as the first `count` bands have it, float64."""
         equal = np.zeros(len(left), np.int64)
         for path in self._paths[:count]:
-            band = _mapped(path, "u1").reshape(-1, self.width)  # one at a time: what was read of it leaves the memory with it
+            band = mapped(path, "u1").reshape(-1, self.width)  # one at a time: what was read of it leaves the memory with it
             equal += np.einsum("ij->i", (band.take(left, axis=0) == band.take(right, axis=0)).view(np.uint8))
         return equal / (count * self.width)
-
-
-def _mapped(path: Path, kind: str) -> Numbers:
-    """A file of numbers, read where it is looked at. (numpy.memmap takes several times as long to open, which small data would feel.)"""
-    with open(path, "rb") as file:
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), kind)
 
 
 def jaccard(left: Sequence[str], right: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -233,7 +240,7 @@ def jaccard(left: Sequence[str], right: Sequence[str]) -> npt.NDArray[np.float32
     return (both / (either - both)).astype(np.float32)
 
 
-def _verified(signatures: Signatures, texts: Texts, left: Numbers, right: Numbers) -> Numbers:
+def _verified(signatures: Signatures, left: Numbers, right: Numbers) -> Numbers:
     """The similarity of pairs of rows, float32: exact where it may reach the threshold, else 0."""
     threshold, lengths = signatures.threshold, np.stack([signatures.lengths(left), signatures.lengths(right)])
     filled = BINS * (1 - np.exp(-(lengths.min(axis=0) - GRAM + 1) / BINS))  # bins with a value of their own
@@ -243,13 +250,9 @@ def _verified(signatures: Signatures, texts: Texts, left: Numbers, right: Number
         near = near[signatures.estimate(left[near], right[near], count) >= threshold - doubt]
     similarity = np.zeros(len(left), np.float32)
     sizes = lengths.sum(axis=0) + PAIR_LEAST
-    for fetched in _divided(near, sizes[near], FETCH_CHARACTERS):
-        rows = np.unique(np.r_[left[fetched], right[fetched]])
-        evened = [even(text) for text in texts(rows)]
-        for chunk in _divided(fetched, sizes[fetched], PAIR_CHARACTERS):
-            at = np.asarray(np.searchsorted(rows, np.r_[left[chunk], right[chunk]]))
-            pairs = [evened[index] for index in at.tolist()]
-            similarity[chunk] = jaccard(pairs[: len(chunk)], pairs[len(chunk) :])
+    for chunk in _divided(near, sizes[near], PAIR_CHARACTERS):
+        pairs = signatures.texts(np.r_[left[chunk], right[chunk]])
+        similarity[chunk] = jaccard(pairs[: len(chunk)], pairs[len(chunk) :])
     return similarity
 
 
@@ -286,7 +289,7 @@ def collected(found: list[tuple[Numbers, Numbers, Numbers]], priority: Numbers) 
     return Twins(rows[goes], of[goes], similarity[goes]), Twins(rows[stays], of[stays], similarity[stays])
 
 
-def twins(signatures: Signatures, priority: Numbers, texts: Texts, wanted: Numbers | None = None) -> tuple[Twins, Twins]:
+def twins(signatures: Signatures, priority: Numbers, wanted: Numbers | None = None) -> tuple[Twins, Twins]:
     """Rows that are alike: all but the first of them, by (priority, index).
 
     The rows of a bucket are compared with its first; the others, up to BUCKET of them, with the first of themselves, and so on. A row that has
@@ -295,7 +298,6 @@ def twins(signatures: Signatures, priority: Numbers, texts: Texts, wanted: Numbe
     Args:
         signatures: closed.
         priority: uint8 (N,), below 8; of two twins the one with the smaller number stays, and of equals the smaller index. Rows of 0 always stay.
-        texts: gives the texts of some rows, by index, sorted.
         wanted: bool (N,), which rows to look at; None is all.
 
     Returns:
@@ -311,7 +313,7 @@ def twins(signatures: Signatures, priority: Numbers, texts: Texts, wanted: Numbe
                 group = np.cumsum(begins) - 1
                 first = rows[begins][group]
                 at = np.flatnonzero(~begins & ~(named[rows] & (priority[first] == 0)))
-                similarity = _verified(signatures, texts, first[at], rows[at])
+                similarity = _verified(signatures, first[at], rows[at])
                 alike = similarity >= np.float32(signatures.threshold)
                 at = at[alike]
                 found.append((rows[at], first[at], similarity[alike]))

@@ -292,7 +292,7 @@ def _near(first: FirstPass, own: Mapping[str, int], handed: Handed) -> dict[str,
     priority = np.where(inputs_ == 0, np.uint8(3) - sides_, np.uint8(0))
     out: Counter[str] = Counter()
     if settings.near is not None and first.signatures is not None:
-        found, shared = near.twins(first.signatures, priority, first.texts_at, (book.verdict == KEPT) & (sides_ != duplicates.OUTSIDE))
+        found, shared = near.twins(first.signatures, priority, (book.verdict == KEPT) & (sides_ != duplicates.OUTSIDE))
         found, apart = _alike_in_answer(first, found, settings.near)
         out += _drop(book, found, sides_)
         out[duplicates.OTHER_ANSWER] += apart
@@ -320,7 +320,7 @@ def _alike_in_answer(first: FirstPass, found: near.Twins, threshold: float) -> t
         alike = np.ones(len(rows), bool)
         for start in range(0, len(rows), PAIRS):
             names = np.unique(np.concatenate([rows[start : start + PAIRS], of[start : start + PAIRS]]))
-            answers = dict(zip(names.tolist(), map(near.even, first.texts_at(names, answers=True)), strict=True))
+            answers = dict(zip(names.tolist(), map(near.even, first.answers_at(names)), strict=True))
             left, right = ([answers[int(row)] for row in side[start : start + PAIRS]] for side in (rows, of))
             alike[start : start + PAIRS] = near.jaccard(left, right) >= threshold
     else:

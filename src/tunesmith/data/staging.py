@@ -29,8 +29,7 @@ from tunesmith.errors import Problems, UserError, nearest, some
 if TYPE_CHECKING:
     from tunesmith.data.near import Signatures
 
-BATCH_ROWS = rows.BATCH_ROWS
-PIECE_ROWS, PIECE_BYTES = 2 * BATCH_ROWS, 1 << 19
+PIECE_ROWS, PIECE_BYTES = 2 * rows.BATCH_ROWS, 1 << 19
 """Records mended at once, and bytes of their file, so that long documents stay bounded too."""
 LEAST_BYTES = 8 << 20
 """Data below this are mended by this process alone: a helper takes 0.3 s to begin."""
@@ -77,7 +76,6 @@ class FirstPass:
         self._schema, self._stack = rows.KINDS[kind], ExitStack()
         self.helped = named is None and tell.read >= LEAST_BYTES and helpers() > 0  # a user's model is held once
         self._starts: list[int] = []  # of the staged batches: the index of the first row
-        self._staged = 0
         self._answers: dict[int, str] = {}
 
     def __enter__(self) -> FirstPass:
@@ -156,10 +154,9 @@ class FirstPass:
             self.labels.setdefault(label, [0, self.book.rows + first])[0] += count
         if mended.rows is None:
             return
-        for batch in mended.rows.to_batches(BATCH_ROWS):
-            self._rows.write_batch(batch)
-            self._starts.append(self._staged)
-            self._staged += batch.num_rows
+        (batch,) = mended.rows.combine_chunks().to_batches()
+        self._rows.write_batch(batch)
+        self._starts.append(self.book.rows)
         self.book.append(mended.facts)
         if self.signatures is not None:
             self.signatures.append(mended.signatures, mended.rows.num_rows)
@@ -216,16 +213,15 @@ class FirstPass:
                 yield start, batch
                 start += batch.num_rows
 
-    def texts_at(self, indices: ledger.Numbers, answers: bool = False) -> list[str]:
-        """The texts of some staged rows, by sorted index (M,), a row's as one; or the last answers alone."""
+    def answers_at(self, indices: ledger.Numbers) -> list[str]:
+        """The last answers of some staged rows, by sorted index (M,)."""
         out: list[str] = []
         wanted = pa.ipc.IpcReadOptions(included_fields=[self._schema.get_field_index(name) for name in texts.COLUMNS[self.kind]])
         with pa.OSFile(str(self.staged), "rb") as file, pa.ipc.open_file(file, options=wanted) as reader:
-            of = np.searchsorted(self._starts, indices, side="right") - 1
-            for number in np.unique(of):
-                at = indices[of == number] - self._starts[number]
-                batch = reader.get_batch(int(number)).take(pa.array(at, pa.int64()))
-                out += [texts.answer(values) for values in self.sampled(batch)] if answers else self.texts_of(batch)
+            of, begins = np.unique(np.searchsorted(self._starts, indices, side="right") - 1, return_index=True)
+            for number, at in zip(of.tolist(), np.split(indices, begins[1:]), strict=True):
+                batch = reader.get_batch(number).take(pa.array(at - self._starts[number], pa.int64()))
+                out += [texts.answer(values) for values in self.sampled(batch)]
         return out
 
     def vectors(self, make: Callable[[Sequence[str]], ledger.Numbers]) -> ledger.Numbers:
@@ -254,7 +250,7 @@ class FirstPass:
         picked = batch.select([*texts.COLUMNS[self.kind], *(["labels"] if self.kind == "labelled" else [])]).take(pa.array(at, pa.int64())).to_pylist()
         shared = batch.select(["id", "source", "line", "together"]).take(pa.array(at, pa.int64())).to_pylist()
         sides = self.book.look("side", at + start)
-        firsts, alike = np.asarray(self.book.first()[at + start]) - 1, np.asarray(self.book.alike()[at + start])
+        firsts, alike = self.book.first()[at + start] - 1, self.book.alike()[at + start]
         lines, parts, answers = (self.book.look(name, np.maximum(firsts, 0)) for name in ("line", "part", "answer"))
         for index, values, row, side, line, part, answer, share in zip(at, picked, shared, sides, lines, parts, answers, alike, strict=True):
             reason, what, remedy = REASONS[int(self.book.verdict[start + index])]

@@ -127,7 +127,7 @@ class Steps:
         names = [field.name for field in self._schema if field.name not in FILLED and (shares or field.name not in SHARED)]
         columns: dict[str, Any] = {name: [one.get(name) for one in values] for name in names}
         columns |= {"source": pa.repeat(origin.source, len(values)), "line": [one.line for one in pending]}
-        out.rows = rows.table(columns, self._schema).combine_chunks()
+        out.rows = rows.table(columns, self._schema)
         out.facts = self._facts(origin, pending, out)
         if self._width:
             out.signatures = near.signed([texts.compared(one, self.kind) for one in values], self._width)
