@@ -24,8 +24,6 @@ from itertools import accumulate, pairwise
 from queue import SimpleQueue
 from typing import IO, Any, NamedTuple, Protocol
 
-from tunesmith.errors import UserError
-
 MOST_HELPERS = 3
 """What one process reads and writes keeps three others busy. Each holds some hundred megabytes."""
 AHEAD = 2
@@ -116,7 +114,6 @@ class Crew:
         """The result of each piece, in order; more pieces are taken before the first result is given.
 
         Raises:
-            UserError: a helper was ended by something else.
             Exception: what the work raised, in place of its result.
         """
         if not self._helpers:
@@ -152,10 +149,14 @@ class Crew:
         self._ready.append(helper)
 
     def _helped(self, message: Message) -> Any:
-        """The result of a piece; None where the work raised an error, which is raised again by doing it here."""
+        """The result of a piece; None where the helper was ended, or the work raised an error, which is raised again by doing it here."""
         helper = self._free.get()
         try:
             answer = helper.done(message)
+        except (OSError, EOFError):  # it was ended, for want of memory most likely: the others go on
+            if helper in self._ready:
+                self._ready.remove(helper)
+            answer = None
         finally:
             self._free.put(helper)
         return None if answer is None else self._work.result(answer)
@@ -172,26 +173,14 @@ class _Helper:
         self._first = Message([make, given], [])
 
     def begin(self) -> None:
-        """Wait until it is ready.
-
-        Raises:
-            UserError: it was ended.
-        """
+        """Wait until it is ready; raises as `done`."""
         self.done(self._first)
 
     def done(self, piece: Message) -> Message | None:
-        """The result of a piece; None where it failed, which whoever asks sees by doing it himself.
-
-        Raises:
-            UserError: it was ended.
-        """
+        """The result of a piece; None where it failed. OSError or EOFError where the process was ended."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            _write(self._process.stdin, piece)
-            answer = _read(self._process.stdout)
-        except (OSError, EOFError) as error:
-            what = f"a process that helps with the data was ended (exit code {self._process.wait()})"
-            raise UserError(what, "", "free memory and give the same command again") from error
+        _write(self._process.stdin, piece)
+        answer = _read(self._process.stdout)
         return answer if answer.blobs or answer.value is not None else None
 
     def end(self) -> None:

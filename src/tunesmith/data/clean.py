@@ -127,13 +127,14 @@ def clean(texts: Sequence[str], settings: CleanSettings, lines: frozenset[str] =
     again = [step for step in steps if step[0] not in ("html", "stem")]
     cleaned = []
     for text in texts:
-        changed: set[str] = set()
-        before, after = text, _through(text, steps, changed)
-        while after is not before:  # what one step takes away may bring together what another mends
-            before, after = after, _through(after, again, changed)
-        cleaned.append(after)
+        changed: list[str] = []
+        after = _through(text, steps, changed)
         if changed:
-            counts.update(changed)
+            before = text
+            while after is not before:  # what one step takes away may bring together what another mends
+                before, after = after, _through(after, again, changed)
+            counts.update(set(changed))
+        cleaned.append(after)
     return Cleaned(cleaned, counts)
 
 
@@ -156,11 +157,11 @@ def _steps(settings: CleanSettings, lines: frozenset[str]) -> Iterator[Step]:
         yield "stem", partial(stemmed, language=settings.stem)
 
 
-def _through(text: str, steps: Sequence[Step], changed: set[str]) -> str:
+def _through(text: str, steps: Sequence[Step], changed: list[str]) -> str:
     for name, change in steps:
-        if (after := change(text)) != text:
+        if (after := change(text)) is not text and after != text:
             text = after
-            changed.add(name)
+            changed.append(name)
     return text
 
 
