@@ -11,8 +11,7 @@ to an earlier row, 3 % but for one to three characters; 5 % have white space to 
 and 1 % a phone number.
 
 ours     tunesmith.data.prepare.prepare (clean: unicode, whitespace; equal rows; near-duplicates from 0.8; split by hash), then the tokens of train as the
-         stage `train` makes them. `sign` is handing texts to the process that signs, `compare` what finds near-duplicates once each row
-         has its signature.
+         stage `train` makes them. `read` is all up to a row's signature, by this process and its helpers; `compare` finds near-duplicates.
 apart    the language filter and the report of personal data, on --rows-apart rows: rows/s of the step alone and of a preparation with it.
 peer     on --peer-rows rows, in turn with ours: `datasets` 5 (map in batches, two processes), ftfy.fix_text, equal rows by xxh128, MinHash(num_perm=128) of
          the 5-grams by MinHash.bulk with xxh32, MinHashLSH(threshold=0.8), train_test_split twice, transformers' fast tokenizer. What its index names goes
@@ -183,6 +182,7 @@ def ours(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
     from tunesmith.tokens.reader import Reader
 
     base = catalog.resolve(catalog.ModelSettings())
+    helpers = helpers_watched()
     parts: dict[str, float] = {}
     if not arguments.profile:
         for place, name, key in (
@@ -202,7 +202,7 @@ def ours(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
     end = time.perf_counter()
     parts["other"] = prepared - start - sum(parts.values())
     counts = {"tokens": int(examples.lengths_N.sum()), "rows": card["rows"], "left_out": card["rejected"]}
-    memory = {"memory_mb": memory_mb(), "prepare_mb": peak, "workers_mb": workers_mb()}
+    memory = {"memory_mb": memory_mb(), "prepare_mb": peak, "workers_mb": max(helpers, default=0.0)}
     return {"seconds": end - start, "parts": parts | {"tokenise": end - prepared}, **memory, **counts}
 
 
@@ -223,13 +223,13 @@ def validate(arguments: argparse.Namespace) -> dict[str, Any]:
     import runpy
 
     sys.argv = ["tunesmith", "check", str(written(arguments.folder, megabytes=arguments.validate_mb))]
-    start = time.perf_counter()
+    helpers, start = helpers_watched(), time.perf_counter()
     try:
         runpy.run_module("tunesmith", run_name="__main__", alter_sys=True)
     except SystemExit as error:
         if error.code:
             raise Failed(f"tunesmith check: exit code {error.code}") from error
-    return {"seconds": time.perf_counter() - start, "memory_mb": memory_mb(), "workers_mb": workers_mb()}
+    return {"seconds": time.perf_counter() - start, "memory_mb": memory_mb(), "workers_mb": max(helpers, default=0.0)}
 
 
 def profile(arguments: argparse.Namespace) -> None:
@@ -243,15 +243,29 @@ def profile(arguments: argparse.Namespace) -> None:
     pstats.Stats(clock).sort_stats("tottime").print_stats(40)
 
 
-def memory_mb() -> float:
-    """The most memory that this process held so far: VmHWM, which begins anew with each program, unlike ru_maxrss."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+def memory_mb(process: int | str = "self") -> float:
+    """The most memory that a process held so far: VmHWM, which begins anew with each program, unlike ru_maxrss."""
+    line = next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e6
 
 
 def workers_mb() -> float:
-    """The most memory that the largest process begun by this one held."""
+    """The most memory that the largest process begun by this one held, which for the peer's, copies of it, counts what they share."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
+
+
+def helpers_watched() -> list[float]:
+    """What each helper of ours held at the most, as they end."""
+    from tunesmith import crew
+
+    found, end = [], crew._Helper.end
+
+    def ended(self: crew._Helper) -> None:
+        found.append(memory_mb(self._process.pid))
+        end(self)
+
+    crew._Helper.end = ended  # type: ignore[method-assign]
+    return found
 
 
 # --- the peer --------------------------------------------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ class _Helper:
 
     def __init__(self, make: str, given: dict[str, Any]) -> None:
         search = os.pathsep.join(path for path in sys.path if path)
-        command = [sys.executable, "-c", "from tunesmith.crew import serve; serve()"]
+        command = [sys.executable, "-P", "-c", "from tunesmith.crew import serve; serve()"]
         environment = os.environ | ALONE | {"PYTHONPATH": search}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, pipesize=PIPE_BYTES)
         self._first = Message([make, given], [])

@@ -37,8 +37,8 @@ PACKED = np.dtype(list(FACTS.items()))
 """FACTS of one row, in their order."""
 SIDES = ("train", "valid", "test", "out_of_scope")
 UNTIMED = -(1 << 63)
-BAND_ROWS = 500_000
-"""Rows compared at once; bounds the memory (about 40 bytes each while they are sorted)."""
+BAND_ROWS = 2_000_000
+"""Rows compared at once, for which all are looked through; bounds the memory (about 40 bytes each while they are sorted)."""
 BLOCK_ROWS = 1 << 18
 """Numbers read at once."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from tunesmith.crew import Crew, helpers
 from tunesmith.data import clean, ledger, privacy, rows, texts
 from tunesmith.data.layouts import Layout, layout
 from tunesmith.data.ledger import SIDES, Ledger
+from tunesmith.data.near import Signatures
 from tunesmith.data.parts import Part
 from tunesmith.data.reasons import REASONS
 from tunesmith.data.sources import DOCUMENTS, BadRow, ending
@@ -25,9 +26,6 @@ from tunesmith.data.telling import Teller
 from tunesmith.data.texts import Row
 from tunesmith.data.validate import MOST_SHOWN, DataSettings, stop_for
 from tunesmith.errors import Problems, UserError, nearest, some
-
-if TYPE_CHECKING:
-    from tunesmith.data.near import Signatures
 
 PIECE_ROWS, PIECE_BYTES = 2 * rows.BATCH_ROWS, 1 << 19
 """Records mended at once, and bytes of their file, so that long documents stay bounded too."""
@@ -83,16 +81,14 @@ class FirstPass:
         key = privacy.key_of(settings.privacy) if settings.privacy.action else b""
         steps = Steps(settings, self.kind, key, self.corrections, self._named)
         self.hidden = steps.hidden
-        given = {"settings": settings.model_dump(mode="json"), "kind": self.kind, "key": key.hex(), "corrections": self.corrections}
-        self._crew = self._stack.enter_context(Crew(steps, "tunesmith.data.steps:helper", given, helpers() if self.helped else 0))
         if settings.duplicates.near is not None:
-            from tunesmith.data.near import Signatures
-
             self.signatures = Signatures(self.work, settings.duplicates.near)
             self._stack.callback(self.signatures.close)
         self._bad: BinaryIO = self._stack.enter_context(open(self.work / "rejected.jsonl", "wb"))
         file = self._stack.enter_context(pa.OSFile(str(self.staged), "wb"))
         self._rows = self._stack.enter_context(pa.ipc.new_file(file, self._schema))
+        given = {"settings": settings.model_dump(mode="json"), "kind": self.kind, "key": key.hex(), "corrections": self.corrections}
+        self._crew = self._stack.enter_context(Crew(steps, "tunesmith.data.steps:helper", given, helpers() if self.helped else 0))
         return self
 
     def __exit__(self, *error: object) -> None:
