@@ -20,8 +20,8 @@ peer     on --peer-rows rows, in turn with ours: `datasets` 5 (map in batches, t
 peer-plain   with MinHash's own hash, SHA-1, as its documentation has it
 peer-exact   with the bands that ours has, which name 99.8 % of those pairs, and each of them verified: what ours promises
 
-Each measurement is a process of its own, A B A B; medians are printed. Seconds are wall time without imports, memory is the process's VmHWM, and the peak
-of the largest worker behind it.
+Each measurement is a process of its own, A B A B; medians are printed. Seconds are wall time without imports, memory is the process's VmHWM, ours with
+that of the helpers at work at the same time, the peer's with the peak of its largest worker behind it.
 """
 
 from __future__ import annotations
@@ -196,13 +196,13 @@ def ours(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
     wanted = settings(arguments.folder / f"rows-{count}.jsonl", THRESHOLD, clean={"unicode": True, "whitespace": True})
     card = prepare.prepare(wanted, "labelled", folder)
     prepared = time.perf_counter()
-    peak = memory_mb()
+    peak = max(*helpers, memory_mb())
     objective = classification.make(classification.ClassificationSettings(), base, folder)
     examples = objective.examples(folder / "train.parquet", Reader(tokenizer.load(base.folder), base.max_tokens, "head", arguments.work))
     end = time.perf_counter()
     parts["other"] = prepared - start - sum(parts.values())
     counts = {"tokens": int(examples.lengths_N.sum()), "rows": card["rows"], "left_out": card["rejected"]}
-    memory = {"memory_mb": memory_mb(), "prepare_mb": peak, "workers_mb": max(helpers, default=0.0)}
+    memory = {"memory_mb": max(*helpers, memory_mb()), "prepare_mb": peak}
     return {"seconds": end - start, "parts": parts | {"tokenise": end - prepared}, **memory, **counts}
 
 
@@ -229,7 +229,7 @@ def validate(arguments: argparse.Namespace) -> dict[str, Any]:
     except SystemExit as error:
         if error.code:
             raise Failed(f"tunesmith check: exit code {error.code}") from error
-    return {"seconds": time.perf_counter() - start, "memory_mb": memory_mb(), "workers_mb": max(helpers, default=0.0)}
+    return {"seconds": time.perf_counter() - start, "memory_mb": max(*helpers, memory_mb())}
 
 
 def profile(arguments: argparse.Namespace) -> None:
@@ -255,16 +255,16 @@ def workers_mb() -> float:
 
 
 def helpers_watched() -> list[float]:
-    """What each helper of ours held at the most, as they end."""
+    """What this process and its helpers held at the most together, as each ends."""
     from tunesmith import crew
 
-    found, end = [], crew._Helper.end
+    found, end = [0.0], crew.Crew.__exit__
 
-    def ended(self: crew._Helper) -> None:
-        found.append(memory_mb(self._process.pid))
-        end(self)
+    def ended(self: crew.Crew, *error: object) -> None:
+        found.append(memory_mb() + sum(memory_mb(one._process.pid) for one in self._helpers))
+        end(self, *error)
 
-    crew._Helper.end = ended  # type: ignore[method-assign]
+    crew.Crew.__exit__ = ended  # type: ignore[method-assign]
     return found
 
 
@@ -562,7 +562,7 @@ def main() -> None:
         if arguments.validate:
             path = written(arguments.folder, megabytes=arguments.validate_mb)
             found = child(arguments, "validate")
-            peak = f"{found['memory_mb']:,.0f} MB at most, and {found['workers_mb']:,.0f} in the process that signs"
+            peak = f"{found['memory_mb']:,.0f} MB at most with its helpers"
             print(f"tunesmith check, {path.stat().st_size / 1e6:,.0f} MB of JSON lines: {found['seconds']:.0f} s, {peak}")
         elif arguments.near:
             near(arguments)

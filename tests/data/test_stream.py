@@ -321,12 +321,12 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"  # getrusage would count the process it was started from
     )
     peaks = []
-    for count in (600, 6000):
+    for count in (2000, 7400):  # both are so large that another process helps, which has a price of its own
         texts = ({"text": f"{i} " + " ".join(str(i * j % 9973) for j in range(1000))} for i in range(count))
         path = write(tmp_path / f"{count}.jsonl", list(texts))
         done = subprocess.run([sys.executable, "-c", script, path, tmp_path / str(count)], capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout) / 1024)
-    assert path.stat().st_size > 25e6
+    assert path.stat().st_size > 34e6
     assert peaks[1] - peaks[0] < 15, peaks  # MB; to hold the texts and their rows would take 60 more
 
 

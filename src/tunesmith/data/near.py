@@ -36,7 +36,7 @@ MOST_ROWS = 8
 """Values of a band: eight bytes are one number."""
 PIECE = 1 << 17
 """Characters hashed at once: the arrays stay in a processor's second cache (measured: 4.5 ns a character, 12 ns at 2 million)."""
-BAND_ROWS = 1 << 24
+BAND_ROWS = 1 << 22
 """Rows of a band compared at once, for which the whole band is looked through; bounds the memory (twenty bytes each, some fifty for each that shares its
 band)."""
 BUCKET = 16
@@ -264,26 +264,30 @@ def _divided(pairs: Numbers, sizes: Numbers, most: int) -> list[Numbers]:
 def _buckets(signatures: Signatures, band: int, priority: Numbers, wanted: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
     """The wanted rows that share a band, int64 (M,): each bucket's rows in the order of (priority, index), and where one begins, bool (M,)."""
     bits = max(0, int(np.ceil(np.log2(max(1, signatures.rows / BAND_ROWS)))))
+    for part in range(1 << bits):
+        yield _bucketed(signatures, band, priority, wanted, part, bits)
+
+
+def _bucketed(signatures: Signatures, band: int, priority: Numbers, wanted: Numbers, part: int, bits: int) -> tuple[Numbers, Numbers]:
+    """The rows of one of 2**bits parts."""
     # A hash of the band, 3 bits of the priority, and the row: one number sorts faster than several. Bands that share a hash fail the estimate.
     of_row = max(1, signatures.rows.bit_length())
     low, high = np.uint64(of_row), np.uint64(of_row + 3)
-    for part in range(1 << bits):
-        ordered, count = np.empty(signatures.rows, np.uint64), 0
-        for start, block in signatures.blocks(band):
-            mask = wanted[start : start + len(block)]
-            at = np.flatnonzero(mask & (block[:, 0] >> (8 - bits) == part) if bits else mask)
-            keys = np.zeros((len(at), 8), np.uint8)
-            keys[:, : signatures.width] = block[at]
-            key = _mixed(keys.view("<u8")[:, 0]) >> high << np.uint64(3) | priority[at + start]
-            ordered[count : count + len(at)] = key << low | (at + start).astype(np.uint64)
-            count += len(at)
-        ordered = ordered[:count]
-        ordered.sort()
-        key = ordered >> high
-        begins = np.ones(count, bool)
-        np.not_equal(key[1:], key[:-1], out=begins[1:])
-        together = ~(begins & np.r_[begins[1:], True][:count])
-        yield (ordered[together] & ((np.uint64(1) << low) - np.uint64(1))).view(np.int64), begins[together]
+    ordered, count = np.empty(signatures.rows, np.uint64), 0
+    for start, block in signatures.blocks(band):
+        mask = wanted[start : start + len(block)]
+        at = np.flatnonzero(mask & (block[:, 0] >> (8 - bits) == part) if bits else mask)
+        keys = np.zeros((len(at), 8), np.uint8)
+        keys[:, : signatures.width] = block[at]
+        key = _mixed(keys.view("<u8")[:, 0]) >> high << np.uint64(3) | priority[at + start]
+        ordered[count : count + len(at)] = key << low | (at + start).astype(np.uint64)
+        count += len(at)
+    ordered = ordered[:count]
+    ordered.sort()
+    begins = np.ones(count, bool)
+    np.greater(ordered[1:] ^ ordered[:-1], (np.uint64(1) << high) - np.uint64(1), out=begins[1:])
+    together = ~(begins & np.r_[begins[1:], True][:count])
+    return (ordered[together] & ((np.uint64(1) << low) - np.uint64(1))).view(np.int64), begins[together]
 
 
 def collected(found: list[tuple[Numbers, Numbers, Numbers]], priority: Numbers) -> tuple[Twins, Twins]:
