@@ -242,6 +242,32 @@ def test_a_folder_of_files_is_one_source(tmp_path: Path) -> None:
     assert left[0]["what"] == "equal to line 5 of a.jsonl"
 
 
+def test_broken_files_of_several_are_named_together_or_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder / "a.jsonl", labelled(200))
+    lines = [json.dumps(row) for row in labelled(150, 1000)]
+    (folder / "cut.json").write_text("[" + ",".join(lines)[:-5], "utf-8")
+    (folder / "nul.jsonl").write_text("\n".join([*lines[:120], "a\0b", *lines[120:]]).replace("1000", "2000"), "utf-8")
+    (folder / "empty.csv").write_bytes(b"")
+    (folder / "packed.jsonl.gz").write_bytes(b"no archive")
+    with pytest.raises(Problems) as caught:
+        prepare(tmp_path, train=str(folder), valid="none", test="none", on_bad_row="stop")
+    said = [str(one).partition("\n")[0].partition(" (")[0] for one in caught.value.errors]
+    assert said[1:] == [
+        "empty.csv:1: the file is empty: no records in it",
+        "nul.jsonl:121: a NUL character",
+        "packed.jsonl.gz:1: named .gz but is not a gzip archive",
+    ]
+    assert said[0].startswith("cut.json:1: not JSON: ")
+    card, _, left = prepare(tmp_path, train=str(folder), valid="none", test="none", on_bad_row="reject", duplicates={"near": None})
+    assert card["rejected"]["broken file"] == 4 and card["sources"]["a.jsonl"] == 200
+    assert card["sources"]["cut.json"] == 149 and "packed.jsonl.gz" not in card["sources"]  # what stands before the break is read
+    assert [one["file"] for one in left if one["reason"] == "broken file"] == ["cut.json", "empty.csv", "nul.jsonl", "packed.jsonl.gz"]
+    with pytest.raises(UserError, match="the file is empty"):
+        prepare(tmp_path, train=str(folder / "empty.csv"), valid="none", test="none", on_bad_row="reject")
+
+
 def test_a_database_is_a_source(tmp_path: Path) -> None:
     place = tmp_path / "shop.db"
     with sqlite3.connect(place) as base:

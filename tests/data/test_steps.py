@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +62,34 @@ def test_several_processes_make_the_same_files(tmp_path: Path, monkeypatch: pyte
     settings = DataSettings(train=train, on_bad_row="reject", clean=clean, corrections=corrections, duplicates={"near": 0.7}, **more)
     monkeypatch.setattr(staging, "LEAST_BYTES", 0)
     monkeypatch.setattr(staging, "PIECE_ROWS", 16)
+    real, asked = crew.Crew._begun, crew._Helper.done
+    killed, answered = list[int](), list[int]()
+
+    def counted(self: Any, message: Any) -> Any:
+        answered.append(1)
+        return asked(self, message)
+
+    def and_killed(self: Any, helper: Any) -> None:
+        real(self, helper)
+        killed.append(os.kill(helper._process.pid, signal.SIGKILL) or 1)
+
+    def waiting(self: Any, *given: Any) -> Any:
+        while len(self._crew._ready) < len(self._crew._helpers) and not killed:
+            time.sleep(0.01)
+        return pieces(self, *given)
+
+    pieces = staging.FirstPass._pieces
+    monkeypatch.setattr(crew._Helper, "done", counted)
+    monkeypatch.setattr(staging.FirstPass, "_pieces", waiting)
     found = []
-    for count in (0, 1, 2):
+    for name, count in (("none", 0), ("one", 1), ("two", 2), ("killed", 1)):
         monkeypatch.setattr(staging, "helpers", lambda count=count: count)
-        monkeypatch.setattr(crew, "MOST_HELPERS", count)
-        folder = tmp_path / str(count)
+        monkeypatch.setattr(crew.Crew, "_begun", and_killed if name == "killed" else real)
+        folder = tmp_path / name
         prepare.prepare(settings, kind, folder)
         found.append({path.name: path.read_bytes() for path in sorted(folder.iterdir())})
-    assert found[0] == found[1] == found[2] and {"card.json", "train.parquet", "rejected.jsonl"} <= set(found[0])
+        assert len(answered) >= 3 * count or name == "killed"
+    assert killed == [1] and found[0] == found[1] == found[2] == found[3] and {"card.json", "train.parquet", "rejected.jsonl"} <= set(found[0])
     reasons = {json.loads(line)["reason"] for line in found[0]["rejected.jsonl"].splitlines()}
     expected = {"labelled": {"no text", "no label", "broken character", "dropped by hand", "repeated id"}, "dialogue": {"duplicate", "not JSON"}}
     assert expected[kind] <= reasons, reasons

@@ -21,7 +21,7 @@ from tunesmith.data.parts import Part
 from tunesmith.data.reasons import REASONS
 from tunesmith.data.sources import DOCUMENTS, BadRow, ending
 from tunesmith.data.steps import Item, Mended, Origin, Steps, maker
-from tunesmith.data.streams import HEAD_RECORDS, Stream
+from tunesmith.data.streams import HEAD_RECORDS, BrokenFile, Stream
 from tunesmith.data.telling import Teller
 from tunesmith.data.texts import Row
 from tunesmith.data.validate import MOST_SHOWN, DataSettings, stop_for
@@ -118,11 +118,12 @@ class FirstPass:
         """The records of files, some at a time."""
         for part in parts:
             stream = Stream(part.path, part.name)
-            origin = Origin(part.name, len(self.parts), index, side, self._layout(stream, side), lines, stream.plain)
+            found = self._layout(stream, side, len(parts) == 1)
+            origin = Origin(part.name, len(self.parts), index, side, found, lines, stream.plain)
             self.parts.append(part)
             items: list[Item] = []
             begun = 0
-            for one in stream:
+            for one in _records(stream, len(parts) == 1):
                 items.append(one)
                 if len(items) == PIECE_ROWS or stream.at - begun > PIECE_BYTES:
                     yield origin, items
@@ -133,7 +134,8 @@ class FirstPass:
                 self.tell.reading(stream.at, self.book.rows)
             self.notes += [text for text in stream.notes if text not in self.notes]
             self.tell.finished(stream.at, self.book.rows)
-            _check_seen(self.settings, stream, side)
+            if found.columns():
+                _check_seen(self.settings, stream, side)
 
     def _take(self, mended: Mended) -> None:
         """Keep what became of a piece."""
@@ -162,20 +164,21 @@ class FirstPass:
         notes = list(self.notes)
         for part in parts:
             stream = Stream(part.path, part.name)
-            make = maker(self._layout(stream, "train"), self.settings)
-            for _, value in stream:
-                row = make(value) if isinstance(value, dict) else value
+            found = self._layout(stream, "train", len(parts) == 1)
+            make = maker(found, self.settings) if found.columns() else None
+            for _, value in _records(stream, len(parts) == 1):
+                row = make(value) if make is not None and isinstance(value, dict) else value
                 if isinstance(row, Row):
                     yield "\n".join(texts.of(row.values, self.kind))
         self.notes[:] = notes
 
-    def _layout(self, stream: Stream, side: str) -> Layout:
-        """The layout of a file, by its first records."""
+    def _layout(self, stream: Stream, side: str, alone: bool) -> Layout:
+        """The layout of a file, by its first records; one without columns where it has none, and is not the only file."""
         if ending(stream.path)[0] in DOCUMENTS:  # each would be parsed twice, and has one column
             stream.columns = {"text": None}
             return self._found(stream, side, [])
         records, bad, count = [], [], 0
-        for number, (_, value) in enumerate(stream):
+        for number, (_, value) in enumerate(_records(stream, alone)):
             if isinstance(value, dict):
                 records.append(value)
             else:
@@ -183,6 +186,8 @@ class FirstPass:
                 bad += [value] if count <= MOST_SHOWN else []
             if records and number >= HEAD_RECORDS:
                 break
+        if not records and not alone:
+            return Layout(self.kind, "text")
         if not records:
             raise stop_for(bad, None, count)
         return self._found(stream, side, records)
@@ -258,6 +263,18 @@ class FirstPass:
             names["alike"] = f"{share:.0%}"
             given = {name: value for name, value in values.items() if value is not None}
             yield self.hidden(BadRow(row["source"], row["line"], reason, what.format(**names), remedy.format(**names), given))
+
+
+def _records(stream: Stream, alone: bool) -> Iterator[Item]:
+    """The records of a file; of one among several that cannot be read, or not to its end, the last is a bad row that says so."""
+    try:
+        yield from stream
+    except BrokenFile as error:
+        if alone:
+            raise
+        place = error.where.removeprefix(f"{stream.path}:")
+        line = int(place) if place.isdigit() else 1
+        yield line, BadRow(stream.name, line, "broken file", error.what, error.remedy)
 
 
 def _check_seen(settings: DataSettings, stream: Stream, side: str) -> None:

@@ -180,13 +180,13 @@ class Steps:
 
     def _read(self, origin: Origin, items: Sequence[Item], shares: bool, out: Mended) -> list[_Pending]:
         """Records that are rows."""
-        if (make := self._makers.get(origin.layout)) is None:
-            make = self._makers[origin.layout] = maker(origin.layout, self.settings)
-        pending = []
+        make, pending = self._makers.get(origin.layout), []
         for line, value in items:
             if isinstance(value, BadRow):
                 self._reject(origin, value, out)
                 continue
+            if make is None:
+                make = self._makers[origin.layout] = maker(origin.layout, self.settings)
             row = make(value)
             shared = common(value, self.settings) if shares else NOT_SHARED
             if isinstance(row, Row) and isinstance(shared, dict):

@@ -27,6 +27,10 @@ Line = tuple[int, str, bool, int]
 """A line's number, its text without its end, whether it has one, and how many characters it has."""
 
 
+class BrokenFile(UserError):
+    """A file that cannot be read, or not to its end: bad as a row is, where there are others."""
+
+
 class Stream:
     """The records of a file as (1-based line, record or BadRow), in order; each iteration reads the file anew.
 
@@ -44,7 +48,7 @@ class Stream:
         delimiter: what divides a table's fields, known from the first record on.
         plain: whether the records hold nothing that JSON has not, known from the first record on.
 
-    Raises, here and while it is read, a UserError for what makes a whole file useless.
+    Raises, here and while it is read, a UserError for what makes a whole file useless; a BrokenFile where it is the file's contents.
     """
 
     def __init__(self, path: Path, name: str = "") -> None:
@@ -62,11 +66,14 @@ class Stream:
     def __iter__(self) -> Iterator[Item]:
         self.columns, self.notes, self.at = {}, [], 0
         empty, before = True, self._stamp()
-        for one in self._reader():
-            empty = False
-            yield one
+        try:
+            for one in self._reader():
+                empty = False
+                yield one
+        except UserError as error:
+            raise BrokenFile(error.what, error.where, error.remedy) from error
         if empty:
-            raise UserError("no records in it", str(self.path), "give a file with at least a few rows")
+            raise BrokenFile("no records in it", str(self.path), "give a file with at least a few rows")
         if self._stamp() != before:
             raise UserError("it was changed while it was read", str(self.path), "wait until it is written, then give the same command again")
         self.at = before[0]
