@@ -132,6 +132,9 @@ class Stream:
                 lines = block.split("\n")
                 lines[0] = rest + lines[0]
                 rest = lines.pop()
+                if not lines and number == 1 and rest.lstrip()[:1] == "[":  # an array, which `_array` reads: its first line may be all of it
+                    blank = self._begun(rest)
+                    yield [(1, rest, False, len(rest))]
                 found = [(at, line, True, len(line)) for at, line in enumerate(lines, number) if line and not line.isspace()]
                 if gone and found and found[0][0] == number:
                     found[0] = (number, lines[0], True, len(lines[0]) + gone)
