@@ -262,6 +262,7 @@ def test_broken_files_of_several_are_named_together_or_left_out(tmp_path: Path) 
     assert said[0].startswith("cut.json:1: not JSON: ")
     card, _, left = prepare(tmp_path, train=str(folder), valid="none", test="none", on_bad_row="reject", duplicates={"near": None})
     assert card["rejected"]["broken file"] == 4 and card["sources"]["a.jsonl"] == 200
+    assert "nul.jsonl:121: a NUL character; the rows before it are taken" in card["notes"]
     assert card["sources"]["cut.json"] == 149 and "packed.jsonl.gz" not in card["sources"]  # what stands before the break is read
     assert [one["file"] for one in left if one["reason"] == "broken file"] == ["cut.json", "empty.csv", "nul.jsonl", "packed.jsonl.gz"]
     with pytest.raises(UserError, match="the file is empty"):

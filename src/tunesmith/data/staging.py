@@ -29,6 +29,8 @@ from tunesmith.errors import Problems, UserError, nearest, some
 
 PIECE_ROWS, PIECE_BYTES = 2 * rows.BATCH_ROWS, 1 << 19
 """Records mended at once, and bytes of their file, so that long documents stay bounded too."""
+BROKEN_FILE = "broken file"
+"""The reason of a bad row that stands for the rest of a file."""
 LEAST_BYTES = 8 << 20
 """Data below this are mended by this process alone: a helper takes 0.3 s to begin."""
 RECURRING_ROWS, RECURRING_CHARACTERS = 20_000, 32 << 20
@@ -143,6 +145,7 @@ class FirstPass:
         self.rejected += mended.rejected
         self.stopping += mended.stopping
         self.shown += mended.shown[: MOST_SHOWN - len(self.shown)]
+        self.notes += [f"{bad.source}:{bad.line}: {bad.what}; the rows before it are taken" for bad in mended.shown if bad.reason == BROKEN_FILE]
         self.changed += mended.changed
         self.personal += mended.personal
         self.given |= mended.given
@@ -274,7 +277,7 @@ def _records(stream: Stream, alone: bool) -> Iterator[Item]:
             raise
         place = error.where.removeprefix(f"{stream.path}:")
         line = int(place) if place.isdigit() else 1
-        yield line, BadRow(stream.name, line, "broken file", error.what, error.remedy)
+        yield line, BadRow(stream.name, line, BROKEN_FILE, error.what, error.remedy)
 
 
 def _check_seen(settings: DataSettings, stream: Stream, side: str) -> None:
