@@ -188,7 +188,7 @@ def few_test_rows(rows: Mapping[str, int], add: str = "Add") -> list[str]:
     """A warning when the test side is small: rows by side, and what one does to have more of them."""
     if rows.get("test", FEW_TEST_ROWS) >= FEW_TEST_ROWS:
         return []
-    return [f"the test split has only {rows['test']} rows: intervals will be wide. {add} more rows before trusting small differences."]
+    return [f"the test split has only {counted(rows['test'], 'row')}: intervals will be wide. {add} more rows before trusting small differences."]
 
 
 def _text_warnings(rows: Mapping[str, int], marked: Mapping[str, int], alike: int, answer: str, lengths: Mapping[str, Lengths]) -> list[str]:

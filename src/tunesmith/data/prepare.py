@@ -143,7 +143,7 @@ def prepare(
                 languages.load()
             for index, (side, files) in enumerate(parts.items()):
                 first.read(index, side, files)
-        languages.load()
+        languages.load()  # nothing, where it has begun
         book = first.book
         book.close()
         left_out = _checked(first, rejected)

@@ -37,7 +37,7 @@ WINDOW_OVERLAP = 0.25
 Chunk = tuple[Sequence[str], Sequence[str | None]]
 """Texts and their second texts."""
 LEAST_ROWS = 20_000
-"""Fewer rows are encoded by this process alone: a helper takes 0.3 s to begin."""
+"""Fewer rows are encoded by this process alone: a helper takes 0.2 s to begin."""
 
 
 @dataclass(frozen=True)
