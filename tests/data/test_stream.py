@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -315,7 +316,8 @@ def test_a_file_that_is_read_through_is_never_held(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from tunesmith.data import card, prepare, rows, staging\nfrom tunesmith.data.validate import DataSettings\n"
+        "from tunesmith.data import card, languages, prepare, rows, staging\nfrom tunesmith.data.validate import DataSettings\n"
+        "languages.load = languages.shares = lambda *texts: {}\n"  # that model takes a hundred megabytes for a moment, which would hide what rows take
         "import time\nfrom tunesmith import crew\neach = crew.Crew.each\n"
         "def helped(self, pieces):\n"  # from the first piece on, whatever else the machine does: what helpers cost does not grow
         "    while len(self._ready) < len(self._helpers):\n        time.sleep(0.01)\n"
@@ -329,10 +331,12 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     for count in (2000, 7400):  # both are so large that another process helps, which has a price of its own
         texts = ({"text": f"{i} " + " ".join(str(i * j % 9973) for j in range(1000))} for i in range(count))
         path = write(tmp_path / f"{count}.jsonl", list(texts))
-        done = subprocess.run([sys.executable, "-c", script, path, tmp_path / str(count)], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", script, path, tmp_path / str(count)]
+        # Arrow's own allocator gives memory back when it gets to it: 20 MB more or less, by what else the machine does
+        done = subprocess.run(command, env=os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"}, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout) / 1024)
     assert path.stat().st_size > 34e6
-    assert peaks[1] - peaks[0] < 15, peaks  # MB; to hold the texts and their rows would take 60 more
+    assert peaks[1] - peaks[0] < 10, peaks  # MB; to hold the texts and their rows would take 60 more
 
 
 # --- readers ------------------------------------------------------------------------------------------------------------------------
