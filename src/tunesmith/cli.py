@@ -195,23 +195,20 @@ def _tell(options: Options, work: Callable[[], Run]) -> None:
 
 def _summary(one: Run) -> str:
     from tunesmith import runs
+    from tunesmith.models import about as abouts
 
     evaluation = runs.evaluation_of(one)
     lines = []
     if evaluation:
-        from tunesmith.evaluation import of_text, verdict
+        from tunesmith.evaluation import table, verdict
 
         split, found = next(item for item in evaluation["splits"].items() if item[0] in ("test", "valid"))
         headline, sentences, _ = verdict(evaluation, split)
-        lines += [headline, *sentences, ""]
-        name = evaluation["headline"]
-        shown = [name, "perplexity"] if of_text(evaluation) else list(dict.fromkeys([name, "accuracy"]))
-        lines.append(f"{'':10}" + "".join(f"  {column:>26}" for column in shown))
-        for model, figures in found["models"].items():
-            cells = [f"{figures[c]['value']:.4f} [{figures[c]['low']:.4f}, {figures[c]['high']:.4f}]" for c in shown]
-            lines.append(f"{model:10}" + "".join(f"  {cell:>26}" for cell in cells))
+        lines += [headline, *sentences, "", *table(evaluation, split, {name: name for name in found["models"]})]
         lines.append(f"({found['rows']:,} {split} rows, 95 % intervals)")
-    lines += ["", f"Report: {one.folder / 'report.html'}", f'Try it: tunesmith predict {one.folder} "your text here"']
+    writing = abouts.read(one.folder / "model").writing
+    tried = f"tunesmith chat {one.folder}" if writing and writing.template else f'tunesmith predict {one.folder} "your text here"'
+    lines += ["", f"Report: {one.folder / 'report.html'}", f"Try it: {tried}"]
     return "\n".join(lines)
 
 
@@ -241,8 +238,9 @@ def evaluate(
     from tunesmith import runs
     from tunesmith.stages import compare
 
-    one, other = runs.find(runs_dir, run), runs.find(runs_dir, against)
-    result = compare.against(one, other)
+    with _options(runs_dir) as options:
+        one, other = runs.find(runs_dir, run, options.listen), runs.find(runs_dir, against)
+        result = compare.against(one, other)
     typer.echo("\n".join(compare.said(result, one, other)))
     typer.echo(f"Written to {one.folder / f'comparison-{other.name}.json'}")
 

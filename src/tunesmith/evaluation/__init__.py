@@ -22,3 +22,24 @@ def verdict(evaluation: Mapping[str, Any], split: str) -> tuple[str, list[str], 
     from tunesmith.evaluation import findings, text_findings
 
     return text_findings.verdict(evaluation, split) if of_text(evaluation) else findings.verdict(evaluation, split)
+
+
+def table(evaluation: Mapping[str, Any], split: str, names: Mapping[str, str]) -> list[str]:
+    """The figures that matter most with their 95 % intervals, in columns for a terminal.
+
+    Args:
+        evaluation: what `measure.evaluate` or `measure_text.measure_text` made.
+        split: whose rows.
+        names: model there -> how it is called here; one line each, in this order.
+
+    Returns:
+        Lines, the first of them the metrics' names.
+    """
+    from tunesmith.evaluation import findings, text_findings
+
+    words, models = text_findings if of_text(evaluation) else findings, evaluation["splits"][split]["models"]
+    metrics = [metric for metric in dict.fromkeys([evaluation["headline"], "accuracy", "perplexity"]) if all(metric in models[model] for model in names)]
+    lines = [["", *(words.NAMES[metric] for metric in metrics)]]
+    lines += [[called, *(words.show_interval(metric, models[model][metric]) for metric in metrics)] for model, called in names.items()]
+    first, *widths = (max(map(len, column)) for column in zip(*lines, strict=True))
+    return [line[0].ljust(first) + "".join("   " + cell.rjust(width) for cell, width in zip(line[1:], widths, strict=True)) for line in lines]

@@ -115,6 +115,8 @@ def _sentence(comparison: Mapping[str, Any], models: Mapping[str, Any], rows: in
     """One comparison in one or two sentences."""
     metric, against, verdict = comparison["metric"], called(comparison["against"]), reading(comparison)
     values = " against ".join(show(metric, models[name][metric]["value"]) for name in (comparison["model"], comparison["against"]))
+    if comparison["low"] == comparison["high"] == 0:  # on every resample: equal losses, of the same weights most likely
+        return f"No different from {against}: {NAMES[metric]} is the same ({values})."
     fact = f"{NAMES[metric]} is {_amount(metric, comparison['difference'])} ({values}"
     interval = _range(metric, comparison["low"], comparison["high"])
     if verdict in ("better", "worse"):

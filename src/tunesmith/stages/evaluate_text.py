@@ -37,19 +37,16 @@ def measure(context: Context, split: str) -> None:
 
     run, recipe = context.run, context.recipe
     settings = recipe.evaluate
-    chosen = _chosen(run.folder / "data" / f"{split}.parquet", settings.most_rows, settings.seed)
-    groups = rows.strings(chosen, "together")
-    prompts, references = _asked(chosen)
-    with tempfile.TemporaryDirectory() as folder:  # the same way in as in training: from a file of rows
-        rows.write(chosen, Path(folder) / "rows.parquet")
-        examples = _examples(context, Path(folder) / "rows.parquet")
+    chosen = sample(run.folder / "data" / f"{split}.parquet", settings.most_rows, settings.seed)
+    prompts, references = asked(chosen)
+    examples = _examples(context, chosen)
     general = general_text(recipe)
     beside = _general(context, general) if general else None
     models: dict[str, Answers] = {}
     lost: dict[str, Answers] = {}
     for name, load in _writers(context).items():  # one model after the other: two large ones need not fit side by side
         writer = load()
-        models[name] = _answers(context, writer, examples, chosen, prompts, name)
+        models[name] = _answers(context, writer, examples, chosen, settings.max_new_tokens, "evaluate" if name == "tuned" else "evaluate the base")
         if beside is not None:
             nll_N, tokens_N = losses(writer.model, beside, int(beside.rows_N.max()) + 1)
             lost[name] = Answers(nll=nll_N, tokens=tokens_N)
@@ -57,8 +54,8 @@ def measure(context: Context, split: str) -> None:
     result = measure_text.measure_text(
         models,
         references,
-        None if prompts is None else [_shown(one) for one in prompts],
-        groups=groups if any(group is not None for group in groups) else None,
+        shown(prompts),
+        groups=groups_of(chosen),
         rows=rows.strings(chosen, "id"),
         split=split,
         seed=settings.seed,
@@ -69,6 +66,18 @@ def measure(context: Context, split: str) -> None:
         result = measure_text.with_forgetting(result, lost, source, split=split, seed=settings.seed, resamples=settings.resamples)
     write_json(run.folder / "evaluation.json", plain(result))
     _reference(context, models["tuned"], references)
+
+
+def answers(context: Context, table: Any, max_new_tokens: int, task: str) -> Answers:
+    """What a run's saved model does on rows, which may be another run's: it reads them as it has learnt to.
+
+    Args:
+        context: of the run.
+        table: prepared rows.
+        max_new_tokens: most tokens of an answer.
+        task: under which progress is told.
+    """
+    return _answers(context, _tuned(context), _examples(context, table), table, max_new_tokens, task)
 
 
 def general_text(recipe: Recipe) -> str | None:
@@ -104,7 +113,7 @@ def documents(path: Path, count: int) -> list[str]:
     return found
 
 
-def _chosen(path: Path, most: int, seed: int) -> Any:
+def sample(path: Path, most: int, seed: int) -> Any:
     """Up to `most` rows of a file, drawn by the seed, in the file's order."""
     import pyarrow as pa
 
@@ -121,23 +130,30 @@ def _chosen(path: Path, most: int, seed: int) -> Any:
 
 def _writers(context: Context) -> dict[str, Callable[[], Writer]]:
     """How to load the tuned model, and its base where there is one worth comparing with, on the device of the training if it is here."""
-    import torch
-
     from tunesmith.serving import generation
 
-    wanted = str((context.run.state.get("machine") or {}).get("device", "cpu"))
-    device = wanted if torch.cuda.is_available() else "cpu"
-    folder, base = context.run.folder / "model", context.base
-    loaders: dict[str, Callable[[], Writer]] = {"tuned": lambda: generation.load(folder, device)}
+    base, loaders = context.base, {"tuned": lambda: _tuned(context)}
     if "base" in context.recipe.evaluate.against and any(base.folder.glob("*.safetensors")):
-        about = abouts.read(folder)
+        about = abouts.read(context.run.folder / "model")
         assert about.writing is not None
         writing = about.writing
-        loaders["base"] = lambda: generation.of_base(base, writing, about.max_tokens, device)
+        loaders["base"] = lambda: generation.of_base(base, writing, about.max_tokens, _device(context))
     return loaders
 
 
-def _asked(table: Any) -> tuple[list[list[dict[str, str]]] | None, list[str] | None]:
+def _tuned(context: Context) -> Writer:
+    from tunesmith.serving import generation
+
+    return generation.load(context.run.folder / "model", _device(context))
+
+
+def _device(context: Context) -> str:
+    import torch
+
+    return str((context.run.state.get("machine") or {}).get("device", "cpu")) if torch.cuda.is_available() else "cpu"
+
+
+def asked(table: Any) -> tuple[list[list[dict[str, str]]] | None, list[str] | None]:
     """What the model is asked, and the answers wanted: the last assistant turn of a dialogue; (None, None) for documents."""
     if "messages" in table.schema.names:
         dialogues = table.column("messages").to_pylist()
@@ -148,27 +164,37 @@ def _asked(table: Any) -> tuple[list[list[dict[str, str]]] | None, list[str] | N
     return None, None
 
 
-def _shown(messages: list[dict[str, str]]) -> str:
-    """A prompt as a reader of the report sees it."""
-    return messages[0]["content"] if len(messages) == 1 else "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+def shown(prompts: list[list[dict[str, str]]] | None) -> list[str] | None:
+    """Prompts as a reader of the report sees them."""
+    if prompts is None:
+        return None
+    return [one[0]["content"] if len(one) == 1 else "\n".join(f"{message['role']}: {message['content']}" for message in one) for one in prompts]
 
 
-def _examples(context: Context, path: Path) -> TextExamples:
+def groups_of(table: Any) -> list[Any] | None:
+    """The `together` value of each row; None where no row has one."""
+    groups = rows.strings(table, "together")
+    return groups if any(group is not None for group in groups) else None
+
+
+def _examples(context: Context, table: Any) -> TextExamples:
     recipe = context.recipe
     objective = objectives.get(recipe.objective.kind).make(recipe.objective, context.base, context.run.folder / "data")
-    made: Any = objective.examples(path, reader(context.base, recipe))
+    with tempfile.TemporaryDirectory() as folder:  # the same way in as in training: from a file of rows
+        rows.write(table, Path(folder) / "rows.parquet")
+        made: Any = objective.examples(Path(folder) / "rows.parquet", reader(context.base, recipe))
     return made  # type: ignore[no-any-return]  # language models' objectives give these
 
 
-def _answers(context: Context, writer: Writer, examples: TextExamples, table: Any, prompts: Any, name: str) -> Answers:
+def _answers(context: Context, writer: Writer, examples: TextExamples, table: Any, max_new_tokens: int, task: str) -> Answers:
     from tunesmith.evaluation.measure_text import Answers
     from tunesmith.models.decode import Sampling
 
     nll_N, tokens_N = losses(writer.model, examples, table.num_rows)
+    prompts, _ = asked(table)
     if prompts is None:
         return Answers(nll=nll_N, tokens=tokens_N)
-    sampling = Sampling(max_new_tokens=context.recipe.evaluate.max_new_tokens)
-    written = writer.answer(prompts, sampling, context.progress("evaluate" if name == "tuned" else "evaluate the base"))
+    written = writer.answer(prompts, Sampling(max_new_tokens=max_new_tokens), context.progress(task))
     return Answers([one.text for one in written], [one.ended for one in written], nll_N, tokens_N)
 
 
