@@ -36,6 +36,12 @@ def digits_apart() -> Any:
     return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex("\\d"), "isolated"), byte_level()])
 
 
+def found_by(pattern: str) -> Any:
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+QWEN_2, LLAMA_3, QWEN_3_5, GPT_4O = words.PATTERNS
+MARKS = [AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True), AddedToken("<|im", special=True)]
 LIBRARIES: dict[str, Any] = {
     "bert": lambda: tokenizer.load(starters.base_folder("starter/minilm")).library,
     "scribe": lambda: tokenizer.load(starters.base_folder("starter/scribe")).library,
@@ -43,15 +49,23 @@ LIBRARIES: dict[str, Any] = {
     "byte level, composed": lambda: trained(byte_level(), normalizers.NFC()),
     "roberta": lambda: trained(byte_level(), None, AddedToken("<mask>", lstrip=True), AddedToken("bills", single_word=True)),
     "digits apart": lambda: trained(digits_apart()),
+    "marks": lambda: trained(byte_level(), None, *MARKS),
+    "qwen 2": lambda: trained(found_by(QWEN_2), normalizers.NFC(), *MARKS),
+    "llama 3": lambda: trained(found_by(LLAMA_3), None, *MARKS),
+    "qwen 3.5": lambda: trained(found_by(QWEN_3_5), normalizers.NFC(), *MARKS, AddedToken("<tool>", normalized=True)),
+    "gpt-4o": lambda: trained(found_by(GPT_4O), None, *MARKS, AddedToken("<tool>", normalized=True)),
+    "another pattern": lambda: trained(found_by(r"\p{L}+ ?|\s+|[^\s\p{L}]+"), None, *MARKS),
     "words, lower case": lambda: trained(pre_tokenizers.Whitespace(), normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])),
     "spaces in a token": lambda: trained(pre_tokenizers.WhitespaceSplit(), None, AddedToken("of white")),
     "prefix space": lambda: trained(pre_tokenizers.ByteLevel(add_prefix_space=True)),
     "metaspace": lambda: trained(pre_tokenizers.Metaspace()),
     "none": lambda: trained(None),
 }
-DIVIDED = {"bert", "scribe", "byte level", "byte level, composed", "roberta", "digits apart", "words, lower case", "spaces in a token"}
+DIVIDED = {"marks", "qwen 2", "llama 3", "qwen 3.5", "gpt-4o"}
+DIVIDED |= {"bert", "scribe", "byte level", "byte level, composed", "roberta", "digits apart", "words, lower case", "spaces in a token"}
 PIECES = ["the", " ", " ", "  ", "\n", "\t", "\r\n", "\xa0", "\u3000", "\x0b", "\x1c", "\x85", "\u200b", "\u0301", "\u1680", "é", "café's"]
 PIECES += ["12", "345", ",", "'ll", "I'LL", "'", "<mask>", "[SEP]", "<s>", "bills", "of white", "東京", "🙂", "<|user|>", "x" * 120, "İ", "ſ", "¨"]
+PIECES += ["<|im_start|>", "<|im_end|>", "<|im", "<tool>", "ABC", "aBc", "'s/\n"]
 
 
 @pytest.fixture(scope="module", params=list(LIBRARIES))
@@ -80,8 +94,10 @@ def test_which_tokenizers_read_words_apart(library: tuple[str, Tokenizer, Words]
 
 def test_a_text_that_needs_it_stays_whole() -> None:
     divide = dividing(LIBRARIES["roberta"]())
-    assert divide("a b  c") == ["a b  c"] and divide("a <mask> b") == ["a <mask> b"] and divide("a bills") == ["a bills"]
-    assert divide(" a b ") == ["", " a", " b", " "] and divide("a\n b") == ["a\n", " b"] and divide("a \nb") == ["a \nb"]
+    assert divide("a <mask> b") == ["a <mask> b"] and divide("a bills") == ["a bills"]
+    assert divide("a b  c d") == ["a", " b  c", " d"] and divide("a b\n ") == ["a", " b\n "]
+    assert divide(" a b") == ["", " a", " b"] and divide("a\n b") == ["a\n", " b"] and divide("a \nb") == ["a \nb"]
+    assert dividing(LIBRARIES["marks"]())("a b<|im_end|>\n<|im_start|> c  d") == ["a", " b", "<|im_end|>", "\n", "<|im_start|>", " c  d"]
     assert dividing(LIBRARIES["spaces in a token"]())("one of white and") == ["one of white and"]
 
 

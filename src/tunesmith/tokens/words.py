@@ -14,7 +14,7 @@ import re
 from array import array
 from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,36 @@ MOST_WORDS, MOST_CHARACTERS = 1 << 17, 1 << 22
 CHUNK_ROWS, CHUNK_CHARACTERS = 4096, 1 << 21
 """Texts whose words are held at once."""
 
+CONTRACTIONS, REST = "(?i:'s|'t|'re|'ve|'m|'ll|'d)", r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+PATTERNS = (
+    rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*{REST}",
+    rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*{REST}",
+    rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*{REST}",
+    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{CONTRACTIONS}?"
+    rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*{REST}",
+)
+"""How Qwen 2 and 3, Llama 3, Qwen 3.5, and GPT-4o find words. As in GPT-2's pattern a space between two other characters begins a match, whichever: no
+alternative has one behind its first character, but for runs of white space."""
+
 CHARACTER_BY_CHARACTER = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}
 """Normalizers that treat a word as they treat it within its text: none of them composes anything with a space."""
 DIGITS = ({"Regex": "\\d"}, {"Regex": "\\p{N}"})
 """Patterns by which digits stand alone."""
 
 Divide = Callable[[str], list[str]]
+
+
+class Parts(NamedTuple):
+    """Texts in parts.
+
+    Attributes: words (W of them, of all texts one after the other), begins_N (the first of each text), tokens_W (how many each has), ids_T.
+    """
+
+    words: list[str]
+    begins_N: npt.NDArray[np.int64]
+    tokens_W: npt.NDArray[np.int64]
+    ids_T: npt.NDArray[np.int32]
 
 
 class Words:
@@ -58,21 +82,25 @@ class Words:
         found = [np.zeros(0, np.int32)]
         counts = [np.zeros(0, np.int64)]
         start = size = 0
-        with self._lock:
-            for stop, text in enumerate(texts, 1):
-                size += len(text)
-                if stop == len(texts) or stop - start == CHUNK_ROWS or size > CHUNK_CHARACTERS:
-                    try:
-                        ids, lengths = self._chunk(texts[start:stop])
-                    except BaseException:  # a word that was noted may have no ids yet
-                        self._forget()
-                        raise
-                    found.append(ids)
-                    counts.append(lengths)
-                    start, size = stop, 0
+        for stop, text in enumerate(texts, 1):
+            size += len(text)
+            if stop == len(texts) or stop - start == CHUNK_ROWS or size > CHUNK_CHARACTERS:
+                one = self.parts(texts[start:stop])
+                found.append(one.ids_T)
+                counts.append(np.add.reduceat(one.tokens_W, one.begins_N))
+                start, size = stop, 0
         return np.concatenate(found), np.concatenate(counts)
 
-    def _chunk(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    def parts(self, texts: Sequence[str]) -> Parts:
+        """Texts with their words, whose ids are those of the text; all at once, so not too many."""
+        with self._lock:
+            try:
+                return self._parts(texts)
+            except BaseException:  # a word that was noted may have no ids yet
+                self._forget()
+                raise
+
+    def _parts(self, texts: Sequence[str]) -> Parts:
         if len(self._known) > MOST_WORDS or self._characters > MOST_CHARACTERS:
             self._forget_rare()
         words: list[str] = []
@@ -90,9 +118,9 @@ class Words:
         self._met_V = np.r_[self._met_V, np.zeros(len(new), np.int64)] + np.bincount(codes_W, minlength=len(self._known))
         starts_V = np.frombuffer(self._starts_V, np.int64)
         starts_W = starts_V[codes_W]
-        sizes_W = starts_V[codes_W + 1] - starts_W
+        tokens_W = starts_V[codes_W + 1] - starts_W
         ids_T = np.frombuffer(self._ids_T, np.int32) if self._ids_T else np.zeros(0, np.int32)
-        return gathered(ids_T, starts_W, sizes_W), np.add.reduceat(sizes_W, begins_N)
+        return Parts(words, np.asarray(begins_N, np.int64), tokens_W, gathered(ids_T, starts_W, tokens_W))
 
     def _forget_rare(self) -> None:
         """Keep the words that were met again, unless they are too many too; numbers and names go."""
@@ -138,35 +166,55 @@ def dividing(library: Any) -> Divide:
     """How texts are divided so that the tokens of the parts are those of the text.
 
     1. BERT's and other tokenizers that take white space away: at each space.
-    2. Byte-level tokenizers give a word the space before it (GPT-2's pattern): before each space that a word follows. A text with a space before other
-       white space stays whole, for there the pattern looks further.
+    2. Byte-level tokenizers that find words by one of the known patterns give a word the space before it: before each space that a word follows and,
+       where several stand together or at the end, that follows one too, for there a pattern looks further. Special tokens stand alone.
     3. A text with an added token that takes spaces along, holds one, or must stand alone stays whole; so do all texts of other tokenizers.
 
     A part that is a whole text is correct too, only not soon met again.
     """
     config = json.loads(library.to_str())
-    model, normalizer, before = config["model"], config["normalizer"] or {}, config["pre_tokenizer"] or {}
+    model, normalizer, before, added = config["model"], config["normalizer"] or {}, config["pre_tokenizer"] or {}, config["added_tokens"]
     normalizers, steps = normalizer.get("normalizers", [normalizer]), before.get("pretokenizers", [before])
     if model.get("dropout") or not all(one.get("type", "NFC") in CHARACTER_BY_CHARACTER for one in normalizers):
-        return lambda text: [text]
-    odd = [one["content"] for one in config["added_tokens"] if one["lstrip"] or one["rstrip"] or one["single_word"] or " " in one["content"]]
-    named = f"|{'|'.join(map(re.escape, odd))}" if odd else ""
+        return whole
+    odd = [one for one in added if one["lstrip"] or one["rstrip"] or one["single_word"] or " " in one["content"]]
+    oddly = _any_of(odd).search if odd else lambda text: None
     kinds = [one.get("type") for one in steps]
     if len(kinds) == 1 and kinds[0] in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit"):
-        if not odd:
-            return lambda text: text.split(" ")
-        oddly = re.compile(named[1:]).search
-        return lambda text: [text] if oddly(text) else text.split(" ")
+        return (lambda text: [text] if oddly(text) else text.split(" ")) if odd else lambda text: text.split(" ")
     *others, last = steps
-    byte_level = last.get("type") == "ByteLevel" and last["use_regex"] and not last["add_prefix_space"]
-    if not byte_level or any(one["type"] != "Split" or one["pattern"] not in DIGITS or one["behavior"] != "Isolated" for one in others):
-        return lambda text: [text]
-    looks_further = re.compile(f" \\s{named}").search
+    if last.get("type") != "ByteLevel" or last["add_prefix_space"]:
+        return whole
+    known = DIGITS if last["use_regex"] else tuple({"Regex": one} for one in PATTERNS)  # which of the two it is: GPT-2's own, or one of the others
+    if any(one["type"] != "Split" or one["pattern"] not in known or one["behavior"] != "Isolated" or one["invert"] for one in others):
+        return whole
+    if not last["use_regex"] and len(others) != 1:
+        return whole
+    alone = [one for one in added if one not in odd and not (one["normalized"] and config["normalizer"])]
+    at_tokens = _any_of(alone).split if alone else lambda text: [text]
+    looks_further, between = re.compile(r" (?:\s|\Z)").search, re.compile(r"(?<=\S)(?= \S)").split
 
     def before_spaces(text: str) -> list[str]:
-        if looks_further(text):
+        if oddly(text):
             return [text]
-        first, *rest = text.split(" ")
-        return [first, *[" " + word for word in rest]]
+        found = []
+        for section in at_tokens(text):
+            if looks_further(section):
+                found += between(section)
+            elif section:
+                first, *rest = section.split(" ")
+                found += [first, *[" " + word for word in rest]]
+        return found or [text]
 
     return before_spaces
+
+
+def whole(text: str) -> list[str]:
+    """A text as its only part."""
+    return [text]
+
+
+def _any_of(tokens: Sequence[dict[str, Any]]) -> re.Pattern[str]:
+    """Finds added tokens as the library does: of several at one place the longest."""
+    contents = sorted((one["content"] for one in tokens), key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, contents))})")
