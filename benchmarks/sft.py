@@ -194,7 +194,7 @@ def ours(arguments: argparse.Namespace, parts: list[str]) -> dict[str, Any]:
     from tunesmith.methods.lora import LoraSettings
     from tunesmith.models import catalog, llama, vocabulary
     from tunesmith.objectives import sft
-    from tunesmith.tokens import batches, chat, text, tokenizer
+    from tunesmith.tokens import answers, batches, chat, text, tokenizer
     from tunesmith.training import device, loop
     from tunesmith.training.settings import TrainSettings
 
@@ -209,7 +209,7 @@ def ours(arguments: argparse.Namespace, parts: list[str]) -> dict[str, Any]:
     dialogues = [[("user", row["prompt"]), ("assistant", row["completion"])] for row in chosen_rows(arguments.work)]
     messages = [[{"role": role, "content": said} for role, said in turns] for turns in dialogues]
     losses = text.Losses()
-    pieces = text.answers(reader, written, iter([messages]), text.end_of(reader, base.config, written), MAX_TOKENS, "head", "every", losses)
+    pieces = answers.answers(reader, written, iter([messages]), text.end_of(reader, base.config, written), MAX_TOKENS, "head", "every", losses)
     examples = text.TextExamples(pieces, arguments.work, losses)
     assert len(examples) == len(dialogues) and max(losses.lengths) <= MAX_TOKENS
     _, (used,) = vocabulary.compact(model, [examples])

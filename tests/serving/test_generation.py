@@ -27,8 +27,8 @@ from tunesmith.models.load import Head
 from tunesmith.recipe import Recipe
 from tunesmith.serving import engine, generation
 from tunesmith.serving.generation import Prompt, Writer
+from tunesmith.tokens import answers, text, tokenizer
 from tunesmith.tokens import chat as chats
-from tunesmith.tokens import text, tokenizer
 from tunesmith.tokens.words import Words
 
 ASK = [{"role": "user", "content": "what colour is leaf 3?"}]
@@ -87,7 +87,7 @@ def test_prompts_are_those_of_training(writer: Writer, tiny_llama: Path, templat
     base = catalog.resolve(catalog.ModelSettings(base=str(tiny_llama)))
     ours = generation.of_base(base, Writing(chat.template, dict(chat.tokens), ends), 128)
     dialogue = [*ASK, {"role": "assistant", "content": "it is green."}]
-    [piece] = text.answers(reader, chat, iter([[dialogue]]), ends, 128, "head", "every", text.Losses())
+    [piece] = answers.answers(reader, chat, iter([[dialogue]]), ends, 128, "head", "every", text.Losses())
     assert piece.learnt is not None
     prompt = ours.prompt(ASK, SHORT).ids
     assert piece.ids[: len(prompt)].tolist() == prompt and piece.learnt.tolist()[: len(prompt) + 1] == [False] * len(prompt) + [True]

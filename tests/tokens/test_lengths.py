@@ -16,7 +16,7 @@ from tunesmith import starters
 from tunesmith.report import page
 from tunesmith.sections import Bars, Section, Table, Verdict, Words
 from tunesmith.stages.train import token_report
-from tunesmith.tokens import batches, chat, encode, lengths, text, tokenizer
+from tunesmith.tokens import answers, batches, chat, encode, lengths, text, tokenizer
 from tunesmith.tokens.examples import Targets, TokenExamples
 from tunesmith.tokens.reader import Reader
 
@@ -198,7 +198,7 @@ def test_the_report_of_answers_and_of_documents(tmp_path: Path) -> None:
     losses = text.Losses()
 
     def cut(limit: int) -> Iterator[text.Piece]:
-        return text.answers(read.tokenizer, written, iter([rows]), ends, limit, "head", "every", losses)
+        return answers.answers(read.tokenizer, written, iter([rows]), ends, limit, "head", "every", losses)
 
     whole = list(cut(512))
     sizes, learnt = [len(piece.ids) for piece in whole], [int(np.sum(piece.learnt)) for piece in whole]

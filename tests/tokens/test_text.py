@@ -11,17 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from readers import CHATML, ENDLESS, turns
 
 from tunesmith.errors import UserError
 from tunesmith.models.scratch import TEMPLATE
 from tunesmith.tokens import tokenizer
+from tunesmith.tokens.answers import answers
 from tunesmith.tokens.chat import PLAIN, Chat
-from tunesmith.tokens.text import NOT_LEARNT, Losses, Piece, TextExamples, answers, documents, end_of
+from tunesmith.tokens.text import NOT_LEARNT, Losses, Piece, TextExamples, documents, end_of
 
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-ENDLESS = "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 SPECIALS = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|im_start|>", "<|im_end|>", "<s>"]
 
 
@@ -59,12 +57,6 @@ def ids_of(reader: tokenizer.Tokenizer, *names: str) -> list[int]:
 
 def text_of(reader: tokenizer.Tokenizer, ids: Any) -> str:
     return reader.library.decode([int(one) for one in ids], skip_special_tokens=False)
-
-
-def turns(*contents: str, system: str | None = None) -> list[dict[str, str]]:
-    """A dialogue: the user and the assistant in turn."""
-    out = [] if system is None else [{"role": "system", "content": system}]
-    return out + [{"role": ("user", "assistant")[number % 2], "content": content} for number, content in enumerate(contents)]
 
 
 def cut(

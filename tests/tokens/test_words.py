@@ -10,57 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from readers import LIBRARIES
+from tokenizers import Tokenizer
 
-from tunesmith import starters
-from tunesmith.tokens import tokenizer, words
+from tunesmith.tokens import words
 from tunesmith.tokens.words import Words, dividing
 
-CORPUS = ["the café's bills: 12 + 345, naïve 東京 tests\n\n  of white\tspace and I'll've <mask>"] * 3
-
-
-def trained(before: Any, normalizer: Any = None, *added: AddedToken) -> Tokenizer:
-    library = Tokenizer(models.BPE())
-    library.pre_tokenizer, library.normalizer = before, normalizer
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    library.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False))
-    library.add_tokens(list(added))
-    return library
-
-
-def byte_level() -> Any:
-    return pre_tokenizers.ByteLevel(add_prefix_space=False)
-
-
-def digits_apart() -> Any:
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex("\\d"), "isolated"), byte_level()])
-
-
-def found_by(pattern: str) -> Any:
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-
-
-QWEN_2, LLAMA_3, QWEN_3_5, GPT_4O = words.PATTERNS
-MARKS = [AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True), AddedToken("<|im", special=True)]
-LIBRARIES: dict[str, Any] = {
-    "bert": lambda: tokenizer.load(starters.base_folder("starter/minilm")).library,
-    "scribe": lambda: tokenizer.load(starters.base_folder("starter/scribe")).library,
-    "byte level": lambda: trained(byte_level()),
-    "byte level, composed": lambda: trained(byte_level(), normalizers.NFC()),
-    "roberta": lambda: trained(byte_level(), None, AddedToken("<mask>", lstrip=True), AddedToken("bills", single_word=True)),
-    "digits apart": lambda: trained(digits_apart()),
-    "marks": lambda: trained(byte_level(), None, *MARKS),
-    "qwen 2": lambda: trained(found_by(QWEN_2), normalizers.NFC(), *MARKS),
-    "llama 3": lambda: trained(found_by(LLAMA_3), None, *MARKS),
-    "qwen 3.5": lambda: trained(found_by(QWEN_3_5), normalizers.NFC(), *MARKS, AddedToken("<tool>", normalized=True)),
-    "gpt-4o": lambda: trained(found_by(GPT_4O), None, *MARKS, AddedToken("<tool>", normalized=True)),
-    "another pattern": lambda: trained(found_by(r"\p{L}+ ?|\s+|[^\s\p{L}]+"), None, *MARKS),
-    "words, lower case": lambda: trained(pre_tokenizers.Whitespace(), normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])),
-    "spaces in a token": lambda: trained(pre_tokenizers.WhitespaceSplit(), None, AddedToken("of white")),
-    "prefix space": lambda: trained(pre_tokenizers.ByteLevel(add_prefix_space=True)),
-    "metaspace": lambda: trained(pre_tokenizers.Metaspace()),
-    "none": lambda: trained(None),
-}
 DIVIDED = {"marks", "qwen 2", "llama 3", "qwen 3.5", "gpt-4o"}
 DIVIDED |= {"bert", "scribe", "byte level", "byte level, composed", "roberta", "digits apart", "words, lower case", "spaces in a token"}
 PIECES = ["the", " ", " ", "  ", "\n", "\t", "\r\n", "\xa0", "\u3000", "\x0b", "\x1c", "\x85", "\u200b", "\u0301", "\u1680", "é", "café's"]
@@ -96,7 +51,7 @@ def test_a_text_that_needs_it_stays_whole() -> None:
     divide = dividing(LIBRARIES["roberta"]())
     assert divide("a <mask> b") == ["a <mask> b"] and divide("a bills") == ["a bills"]
     assert divide("a b  c d") == ["a", " b  c", " d"] and divide("a b\n ") == ["a", " b\n "]
-    assert divide(" a b") == ["", " a", " b"] and divide("a\n b") == ["a\n", " b"] and divide("a \nb") == ["a \nb"]
+    assert divide(" a b") == ["", " a", " b"] and divide("a\n b c") == ["a\n b", " c"] and divide("a \nb") == ["a \nb"]
     assert dividing(LIBRARIES["marks"]())("a b<|im_end|>\n<|im_start|> c  d") == ["a", " b", "<|im_end|>", "\n", "<|im_start|>", " c  d"]
     assert dividing(LIBRARIES["spaces in a token"]())("one of white and") == ["one of white and"]
 

@@ -38,10 +38,11 @@ class SftSettings(Settings):
 
 def make(settings: SftSettings, base: Base, data: Path) -> Objective:
     """The objective for a base; `data` is the folder of prepared rows."""
+    from tunesmith.data import rows
     from tunesmith.models.about import Writing
     from tunesmith.objectives.next_token import NextToken
+    from tunesmith.tokens import answers, text, tokenizer
     from tunesmith.tokens import chat as chats
-    from tunesmith.tokens import text, tokenizer
     from tunesmith.tokens.reader import Reader
 
     chat = chats.load(base.folder, settings.template)
@@ -49,7 +50,8 @@ def make(settings: SftSettings, base: Base, data: Path) -> Objective:
 
     def examples(path: Path, reader: Reader) -> text.TextExamples:
         losses = text.Losses()
-        pieces = text.answers(reader.tokenizer, chat, dialogues(path), ends, reader.limit, reader.truncation, settings.learn, losses)
+        count = rows.count(path)
+        pieces = answers.answers(reader.tokenizer, chat, dialogues(path), ends, reader.limit, reader.truncation, settings.learn, losses, count)
         return text.TextExamples(pieces, reader.scratch, losses)
 
     return NextToken(settings.label_smoothing, examples, Writing(chat.template, dict(chat.tokens), ends))

@@ -154,7 +154,9 @@ def _compiled(template: str) -> Any:
     environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda form: datetime.datetime(2026, 1, 1).strftime(form)  # a fixed day: the same row, the same tokens
-    return environment.from_string(template)
+    compiled = environment.from_string(template)
+    compiled.globals = dict(compiled.globals)  # jinja copies them for each text, which of its ChainMap takes as long as to write the text
+    return compiled
 
 
 def written(chat: Chat, messages: Sequence[Message], learn: Literal["every", "last"]) -> tuple[str, list[tuple[int, int]]]:

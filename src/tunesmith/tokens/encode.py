@@ -20,8 +20,9 @@ import numpy.typing as npt
 from tunesmith.crew import Crew, Message, helpers
 from tunesmith.errors import UserError
 from tunesmith.files import as_user_error
+from tunesmith.tokens import tokenizer as tokenizers
 from tunesmith.tokens.tokenizer import Tokenizer
-from tunesmith.tokens.words import Words, gathered
+from tunesmith.tokens.words import gathered
 
 Truncation = Literal["head", "tail", "head_tail", "windows"]
 TRUNCATIONS = ("head", "tail", "head_tail", "windows")
@@ -127,12 +128,9 @@ class Encoder:
         return Tokens(np.frombuffer(ids, np.int32), np.frombuffer(offsets, np.int64), np.frombuffer(rows, np.int64), types_T, np.frombuffer(whole, np.int32))
 
 
-def helper(library: str, around: Sequence[Any], max_tokens: int, truncation: Truncation) -> Encoder:
+def helper(tokenizer: dict[str, Any], max_tokens: int, truncation: Truncation) -> Encoder:
     """The encoder of a helper, made from values of JSON."""
-    from tokenizers import Tokenizer as Library
-
-    made, (prefix, suffix, pad_id, typed) = Library.from_str(library), around
-    return Encoder(Tokenizer(made, Words(made), tuple(prefix), tuple(suffix), pad_id, typed), max_tokens, truncation)
+    return Encoder(tokenizers.from_json(tokenizer), max_tokens, truncation)
 
 
 def stored(
@@ -156,14 +154,14 @@ def stored(
     """
     lengths_Q, counts_N, whole_N = ([np.zeros(0, np.uint32)] for _ in range(3))
     size, typed = 0, False
-    around = [tokenizer.prefix, tokenizer.suffix, tokenizer.pad_id, tokenizer.typed]
-    given = {"library": tokenizer.library.to_str(), "around": around, "max_tokens": max_tokens, "truncation": truncation}
+    count = helpers() if rows >= LEAST_ROWS else 0
+    given = {"tokenizer": tokenizers.as_json(tokenizer) if count else None, "max_tokens": max_tokens, "truncation": truncation}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryFile(dir=folder) as ids,
             tempfile.TemporaryFile(dir=folder) as types,
-            Crew(Encoder(tokenizer, max_tokens, truncation), "tunesmith.tokens.encode:helper", given, helpers() if rows >= LEAST_ROWS else 0) as crew,
+            Crew(Encoder(tokenizer, max_tokens, truncation), "tunesmith.tokens.encode:helper", given, count) as crew,
         ):
             for one in crew.each(chunks):
                 ids.write(one.ids_T.tobytes())

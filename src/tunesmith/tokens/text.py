@@ -14,7 +14,6 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -204,71 +203,6 @@ def _ending(tokenizer: Tokenizer, chat: chats.Chat) -> int | None:
     ids = tokenizer.library.encode(after[len(before) :] if after.startswith(before) else after, add_special_tokens=False).ids
     special = {i for i, token in tokenizer.library.get_added_tokens_decoder().items() if token.special}
     return next((i for i in reversed(ids) if i in special), None)
-
-
-def answers(
-    tokenizer: Tokenizer,
-    chat: chats.Chat,
-    dialogues: Iterator[Sequence[Sequence[chats.Message]]],
-    ends: Sequence[int],
-    limit: int,
-    keep: str,
-    learn: Any,
-    losses: Losses,
-) -> Iterator[Piece]:
-    """Dialogues as sequences of which the assistant's answers are learnt.
-
-    Args:
-        tokenizer, chat: of the base.
-        dialogues: batches of dialogues.
-        ends: from `end_of`; where a template forgets to end its last answer with one of them, the first is added.
-        limit: most tokens of a sequence.
-        keep: what is kept of a longer one: head or tail.
-        learn: every answer, or the last.
-        losses: gets each row's length, and counts those left out.
-
-    Raises:
-        UserError: another way to keep something of a long row is asked for.
-    """
-    if keep not in ("head", "tail"):
-        raise UserError(f"`model.truncation={keep}` does not work for answers", "recipe", "use head, or tail to keep the last answer")
-    row = -1
-    prefix = np.asarray([] if chat.template else tokenizer.prefix, np.int32)
-    ends_E = np.asarray(ends, np.int32)
-    for batch in dialogues:
-        texts = [chats.written(chat, messages, learn) for messages in batch]
-        encoded = tokenizer.library.encode_batch([text for text, _ in texts], add_special_tokens=False)
-        for one, (_, spans) in zip(encoded, texts, strict=True):
-            row += 1
-            ids, marks, last = _marked(one, spans, ends_E)
-            if len(marks) and marks[-1] and ids[-1] not in ends:
-                ids, marks = np.append(ids, ends_E[0]), np.append(marks, True)
-            losses.answers.append(len(ids) - last)
-            if len(prefix):
-                ids, marks = np.append(prefix, ids), np.append(np.zeros(len(prefix), bool), marks)
-            losses.lengths.append(len(ids))
-            if len(ids) > limit:
-                ids, marks = (ids[-limit:], marks[-limit:]) if keep == "tail" else (ids[:limit], marks[:limit])
-            if not marks[1:].any():
-                losses.left_out += 1
-                continue
-            yield Piece(ids, marks, row)
-
-
-def _marked(
-    encoded: Any, spans: Sequence[tuple[int, int]], ends_E: npt.NDArray[np.int32]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], int]:
-    """Token ids, which of them belong to an answer (what a template writes after its end mark does not), and where the last answer begins."""
-    ids = np.fromiter(encoded.ids, np.int32)
-    offsets = np.fromiter(chain.from_iterable(encoded.offsets), np.int64, 2 * len(ids))
-    marks, first = np.zeros(len(ids), bool), len(ids)
-    for start, stop in spans:
-        # A token that the prompt's last characters share with the answer's first is learnt too: it holds the answer's first word.
-        inside = np.flatnonzero((offsets[::2] < stop) & (offsets[1::2] > start))
-        ending = inside[(ids[inside, None] == ends_E).any(axis=1)]
-        marks[inside[inside <= ending[-1]] if len(ending) else inside] = True
-        first = int(inside[0]) if len(inside) else len(ids)
-    return ids, marks, first
 
 
 def documents(tokenizer: Tokenizer, texts: Iterator[Sequence[str]], end: int, limit: int) -> Iterator[Piece]:

@@ -54,3 +54,16 @@ def load(folder: Path) -> Tokenizer:
     known = [library.token_to_id(token) for token in (pad, "[PAD]", "<pad>") if token]
     pad_id = next((one for one in known if one is not None), 0)
     return Tokenizer(library, Words(library), tuple(whole[:start]), tuple(whole[start + len(bare) :]), pad_id, any(pair.type_ids))
+
+
+def as_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """A tokenizer as values of JSON, for another process."""
+    return {"library": tokenizer.library.to_str(), "around": [tokenizer.prefix, tokenizer.suffix, tokenizer.pad_id, tokenizer.typed]}
+
+
+def from_json(values: dict[str, Any]) -> Tokenizer:
+    """The tokenizer again."""
+    from tokenizers import Tokenizer as Library
+
+    library, (before, behind, pad_id, typed) = Library.from_str(values["library"]), values["around"]
+    return Tokenizer(library, Words(library), tuple(before), tuple(behind), pad_id, typed)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -61,10 +61,13 @@ class Words:
 
     Args:
         library: a `tokenizers.Tokenizer` without truncation or padding.
+
+    Attributes: divides (whether texts have parts; else each is one).
     """
 
     def __init__(self, library: Any) -> None:
         self._library, self._divide, self._lock = library, dividing(library), Lock()
+        self.divides = self._divide is not whole
         self._forget()
 
     def _forget(self) -> None:
@@ -99,6 +102,16 @@ class Words:
             except BaseException:  # a word that was noted may have no ids yet
                 self._forget()
                 raise
+
+    def encoded(self, texts: Iterable[str]) -> dict[str, Any]:
+        """Each different text as the library encodes it, with the characters of each token as they are: some would leave out the space before a word."""
+        apart = list(dict.fromkeys(texts))
+        with self._lock:
+            after, self._library.post_processor = self._library.post_processor, None
+            try:
+                return dict(zip(apart, self._library.encode_batch(apart, add_special_tokens=False), strict=True))
+            finally:
+                self._library.post_processor = after
 
     def _parts(self, texts: Sequence[str]) -> Parts:
         if len(self._known) > MOST_WORDS or self._characters > MOST_CHARACTERS:
@@ -162,12 +175,24 @@ def gathered(values_T: npt.NDArray[Any], starts: npt.NDArray[np.int64], sizes: n
     return found
 
 
+def starts(texts: Sequence[str], parts: Parts) -> npt.NDArray[np.int64]:
+    """How many characters of its text stand before each of the W parts."""
+    sizes_W = np.fromiter(map(len, parts.words), np.int64, len(parts.words))
+    before_W = np.cumsum(sizes_W) - sizes_W
+    parts_N = np.diff(parts.begins_N, append=len(sizes_W))
+    # A text is longer than its parts where the spaces between them belong to none.
+    apart_N = np.fromiter(map(len, texts), np.int64, len(texts)) > np.add.reduceat(sizes_W, parts.begins_N)
+    within_W = np.arange(len(sizes_W)) - np.repeat(parts.begins_N, parts_N)
+    starts_W: npt.NDArray[np.int64] = before_W - np.repeat(before_W[parts.begins_N], parts_N) + within_W * np.repeat(apart_N, parts_N)
+    return starts_W
+
+
 def dividing(library: Any) -> Divide:
     """How texts are divided so that the tokens of the parts are those of the text.
 
     1. BERT's and other tokenizers that take white space away: at each space.
-    2. Byte-level tokenizers that find words by one of the known patterns give a word the space before it: before each space that a word follows and,
-       where several stand together or at the end, that follows one too, for there a pattern looks further. Special tokens stand alone.
+    2. Byte-level tokenizers that find words by one of the known patterns give a word the space before it: before each space between two other characters.
+       White space that stands together is one matter: how it is divided depends on what follows it. Special tokens stand alone.
     3. A text with an added token that takes spaces along, holds one, or must stand alone stays whole; so do all texts of other tokenizers.
 
     A part that is a whole text is correct too, only not soon met again.
@@ -192,7 +217,7 @@ def dividing(library: Any) -> Divide:
         return whole
     alone = [one for one in added if one not in odd and not (one["normalized"] and config["normalizer"])]
     at_tokens = _any_of(alone).split if alone else lambda text: [text]
-    looks_further, between = re.compile(r" (?:\s|\Z)").search, re.compile(r"(?<=\S)(?= \S)").split
+    looks_further, between = re.compile(r" (?:\s|\Z)|\s ").search, re.compile(r"(?<=\S)(?= \S)").split
 
     def before_spaces(text: str) -> list[str]:
         if oddly(text):
