@@ -112,6 +112,12 @@ def test_init_writes_a_recipe_that_checks(cli_: Cli, tmp_path: Path, colours: Pa
     assert cli_("init", colours, "-o", "deep/r.yaml")[0] == 0 and cli_("check", "deep/r.yaml", f"model={tiny_base}")[0] == 0
 
 
+def test_the_next_command_can_be_pasted(cli_: Cli, tmp_path: Path, colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    colours.rename(tmp_path / "my data.csv")
+    assert cli_("check", "my data.csv")[1].endswith("The data can be used. Next: tunesmith init 'my data.csv'\n")
+
+
 def test_a_check_lets_go_of_what_told_the_languages(cli_: Cli, tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     path.write_text("text,label\n" + "".join(f"please reset the password of my account number {i},{i % 2}\n" for i in range(60)))
@@ -123,7 +129,7 @@ def test_a_check_lets_go_of_what_told_the_languages(cli_: Cli, tmp_path: Path) -
 def test_init_says_what_it_cannot_use(cli_: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d.csv").write_text("text,label\nonly one\n")
-    assert cli_("init", "d.csv")[2].startswith("error: d.csv:2: 1 fields, the header has 2\n")
+    assert cli_("init", "d.csv")[2].startswith("error: d.csv:2: 1 field, the header has 2\n")
     (tmp_path / "d.csv").write_text("text,label\n" + "".join(f"row {i},label {i}\n" for i in range(9)))
     assert "warning: almost every row has a label of its own; is `label` the right column?" in cli_("init", "d.csv")[2]
 

@@ -80,14 +80,14 @@ WHOLE_FILES: list[tuple[str, bytes, str, str]] = [
         "quote.csv",
         as_csv() + b'"never closed,red\nanother,green\n',
         ":22: a quote opened in the row that starts at line 22 is never closed",
-        'close the quote, and write a quote inside a quoted field twice: ""',
+        'close the quote; write a field with quotes whole in quotes, and each quote in it twice: """No"", he said"',
     ),
     ("twice.csv", as_csv(header=("text", "text")), ":1: column `text` occurs 2 times in the header", "rename one of them"),
     ("json.csv", as_jsonl(), ": looks like JSON, not CSV", "name it json.jsonl"),
     ("array.csv", b'[{"text": "a", "label": "b"}]\n', ": looks like JSON, not CSV", "name it array.jsonl"),
     ("table.jsonl", as_csv(), ": looks like CSV, not JSON lines", "name it table.csv"),
     ("quoted.jsonl", b'"text","label"\n"a","b"\n', ": looks like CSV, not JSON lines", "name it quoted.csv"),
-    ("cut.json", b'[{"text": "a"},\n {"text": ', ":2: not JSON: Expecting value: line 2 column 11 (char 26)", "mend it there, or write one object a line"),
+    ("cut.json", b'[{"text": "a"},\n {"text": ', ":2: the file ends in the middle of its rows", "copy the file again; it was cut off"),
     ("lfs.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", ": a git-lfs pointer, not the data", "run `git lfs pull`"),
     ("lfs.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", ": a git-lfs pointer, not the data", "run `git lfs pull`"),
     (
@@ -275,6 +275,7 @@ def test_many_bad_rows_are_counted_and_cut(cli_: Cli, tmp_path: Path, tiny_base:
     (tmp_path / "d.csv").write_bytes(as_csv([*GOOD, *[("", "red")] * 60]))
     _, _, err = cli_("check", recipe_for(tmp_path, "d.csv", tiny_base))
     assert err.count("the text in column `text` is blank") == 50
+    assert err.count("  -> fill it in or delete the row\n") == 1  # what all of them have in common is said once
     assert "\nand 10 more\n  -> 60 bad rows. Mend them, or go on without them: data.on_bad_row=reject\n" in err
 
 
@@ -289,7 +290,8 @@ def test_missing_columns_are_named_with_the_nearest(cli_: Cli, tmp_path: Path, t
         f"d.csv:1: no column `sex`\n  -> {columns}; set data.attributes.sex to one of them\n"
     )
     _, _, err = cli_("check", recipe_for(tmp_path, "d.csv", tiny_base))
-    assert "error: d.csv:1: no column for the text was found among `mesage`, `queue`\n  -> name it in the recipe: data.text: COLUMN\n" in err
+    assert "error: d.csv:1: no column for the text was found among `mesage`, `queue`\n" in err
+    assert "\n  -> name it: data.text=COLUMN, or in the recipe data: {text: COLUMN}\n" in err
 
 
 def test_too_few_rows_labels_or_sides(cli_: Cli, tmp_path: Path, tiny_base: Path) -> None:

@@ -97,6 +97,8 @@ def test_short_forms_take_overrides(tmp_path: Path) -> None:
     [
         ({"valid": 1.5}, "`data.valid=1.5` must lie between 0 and 1, or be a file or `none`"),
         ({"test": 0}, "`data.test=0` must lie between 0 and 1, or be a file or `none`"),
+        ({"valid": "10%"}, "10%` is a share in percent; write it between 0 and 1, as in 0.1"),
+        ({"train": [{"source": "a.csv", "weight": 0}]}, "r.yaml: `data.train.0.weight=0` must be greater than 0\n"),
         ({"valid": 0.5, "test": 0.5}, "`data` valid=0.5 and test=0.5 leave no rows to learn from; together they must stay below 1"),
         ({"on_bad_row": "skip"}, "`data.on_bad_row=skip` must be `stop` or `reject`\n  -> choose one of these"),
     ],
@@ -104,7 +106,7 @@ def test_short_forms_take_overrides(tmp_path: Path) -> None:
 def test_data_settings_that_cannot_be(tmp_path: Path, data: dict[str, Any], said: str) -> None:
     with pytest.raises(Problems) as caught:
         recipe.load(written(tmp_path, data={"train": "d.csv"} | data))
-    assert said in str(caught.value)
+    assert said in str(caught.value) and "must be text" not in str(caught.value)
 
 
 def test_a_bound_needs_an_end(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -110,14 +111,27 @@ def test_what_is_written_reads_back_the_same() -> None:
         ("method.rank=4", {"a": {"b": 1, "c": 3}, "method": {"kind": "lora", "rank": 4}, "model": "x", "objective": "o"}),
         ("model.max_tokens=32", {"a": {"b": 1, "c": 3}, "method": "lora", "model": {"base": "x", "max_tokens": 32}, "objective": "o"}),
         ("objective.smoothing=0.1", {"a": {"b": 1, "c": 3}, "method": "lora", "model": "x", "objective": {"kind": "o", "smoothing": 0.1}}),
+        (
+            "data.train.query=SELECT 1",
+            {"a": {"b": 1, "c": 3}, "data": {"train": {"source": "sqlite:///s.db", "query": "SELECT 1"}}, "method": "lora", "model": "x", "objective": "o"},
+        ),
         ("a=", {"a": None, "method": "lora", "model": "x", "objective": "o"}),
         ("name=a=b", {"a": {"b": 1, "c": 3}, "method": "lora", "model": "x", "objective": "o", "name": "a=b"}),
     ],
 )
 def test_an_override_changes_one_place_and_not_its_source(override: str, out: dict[str, Any]) -> None:
     values: dict[str, Any] = {"a": {"b": 1, "c": 3}, "method": "lora", "model": "x", "objective": "o"}
+    if override.startswith("data."):
+        values["data"] = {"train": "sqlite:///s.db"}
+    before = copy.deepcopy(values)
     assert with_override(values, override) == out
-    assert values == {"a": {"b": 1, "c": 3}, "method": "lora", "model": "x", "objective": "o"}
+    assert values == before
+
+
+def test_a_second_source_on_the_command_line_is_no_override(tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_text("x")
+    with pytest.raises(UserError, match=r"-> one recipe or source at a time; several files are a folder, or a glob in quotes: 'mails/\*\.csv'"):
+        with_override({}, str(tmp_path / "b.csv"))
 
 
 @pytest.mark.parametrize(
@@ -155,6 +169,7 @@ DEFAULT = "change the value, or leave the key out for its default"
         ({"inner": {"file": "f"}, "size": {"kind": "large", "width": 0}}, [f"`size.width=0` must be greater than or equal to 1\n  -> {DEFAULT}"]),
         ({"inner": {"file": "f"}, "size": {"kind": "large", "wdth": 1}}, ["unknown key `size.wdth`, did you mean `width`?\n  -> valid here: `kind`, `width`"]),
         ({"inner": {"file": "f"}, "size": {"kind": "small", "width": 1}}, ["unknown key `size.width`\n  -> valid here: `kind`"]),
+        ({"inner.file": "f", "inner": {"file": "f"}}, ["unknown key `inner.file`\n  -> write it as inner: {file: ...}"]),
         ({"inner": {"file": "f"}, "gate": {"f1": {"at_lest": 1}}}, ["unknown key `gate.f1.at_lest`, did you mean `at_least`?\n  -> valid here: `at_least`"]),
         (
             {"inner": {"file": "f"}, "gate": {"f1": 1}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -131,7 +132,9 @@ def check(
     said = [tokens["said"]] if tokens else []
     for text in [*card["notes"], *said, *(f"warning: {w}" for w in card["warnings"]), *(f"look at: {text}" for text in seen)]:
         typer.echo(f"  {text}")
-    after = f"tunesmith run {what}" if recipe else f"tunesmith init {what}" if Path(what).is_file() else "a recipe with this as data.train, then tunesmith run"
+    after = f"tunesmith {'run' if recipe else 'init'} {shlex.quote(what)}"
+    if not (recipe or Path(what).is_file()):
+        after = "a recipe with this as data.train, then tunesmith run"
     typer.echo(f"The data can be used. Next: {after}")
 
 

@@ -104,7 +104,8 @@ def with_override(values: dict[str, Any], override: str) -> dict[str, Any]:
     """
     path, equals, text = override.partition("=")
     if not equals or not path.strip():
-        raise UserError(f"`{override}` is not of the form key.path=value", "command line", "for example train.epochs=1")
+        several = "one recipe or source at a time; several files are a folder, or a glob in quotes: 'mails/*.csv'"
+        raise UserError(f"`{override}` is not of the form key.path=value", "command line", several if Path(override).exists() else "for example train.epochs=1")
     keys = path.strip().split(".")
     copy = dict(values)
     here = copy
@@ -113,7 +114,7 @@ def with_override(values: dict[str, Any], override: str) -> dict[str, Any]:
         if inner is None:
             inner = {}
         elif isinstance(inner, str):  # a short form, such as `method: lora`, is widened so that method.rank=4 works
-            inner = {"kind" if key in ("method", "objective") else "base" if key == "model" else key: inner}
+            inner = {"kind" if key in ("method", "objective") else "base" if key == "model" else "source" if keys[0] == "data" else key: inner}
         elif not isinstance(inner, dict):
             raise UserError(f"`{'.'.join(keys[: depth + 1])}` has no keys below it", "command line", f"give it whole: {keys[0]}=...")
         here[key] = dict(inner)
@@ -134,7 +135,11 @@ def build(cls: type[S], values: Mapping[str, Any], where: str) -> S:
         mistakes: dict[str, list[Any]] = {}
         for one in error.errors():
             mistakes.setdefault(_key(one, values), []).append(one)
-        raise Problems([_said(cls, key, same, where) for key, same in mistakes.items()]) from None
+        # Of a union's members the one that looked inside knows best; that the whole is none of the others says nothing.
+        inner = {key.rpartition(".")[0] for key in mistakes if "." in key}
+        outer = {parent for key in inner for parent in (key, key.rpartition(".")[0])}
+        said = {key: same for key, same in mistakes.items() if not (key in outer and isinstance(same[0].get("input"), (dict, list, tuple)))}
+        raise Problems([_said(cls, key, same, where) for key, same in said.items()]) from None
 
 
 def _key(one: Any, values: Mapping[str, Any]) -> str:
@@ -157,6 +162,9 @@ def _said(cls: type[BaseModel], key: str, same: list[Any], where: str) -> UserEr
     value = one.get("input")
     if one["type"] == "extra_forbidden":
         valid = _fields_at(cls, steps[:-1])
+        first, _, rest = steps[-1].partition(".")
+        if rest and first in valid:
+            return UserError(f"unknown key `{key}`", where, f"write it as {first}: {{{rest.replace('.', ': {')}: ...{'}' * (rest.count('.') + 1)}")
         return UserError(f"unknown key `{key}`{nearest(steps[-1], valid)}", where, f"valid here: {some(valid, 30)}")
     if one["type"] == "missing":
         return UserError(f"`{key}` is missing", where, f"add it: {key.replace('.', ': ')}: ...")

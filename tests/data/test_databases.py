@@ -238,6 +238,7 @@ def test_files_that_are_no_database(tmp_path: Path) -> None:
         "sqlite:///{}/empty.db": "no such table: t",
         "sqlite://shop.db": "the URL of a database file has three slashes and a path\n  -> write sqlite:///shop.db for a file beside the recipe",
         "sqlite3:///{}/shop.db": "`sqlite3://` is no source of rows, did you mean `sqlite`?\n  -> give sqlite:///PATH",
+        "https://host/a.csv": "`https://` is no source of rows\n  -> download it, and give the file",
         "mysql://host/db": "`mysql://` is no source of rows\n  -> give sqlite:///PATH, duckdb:///PATH, postgresql://USER:${PASSWORD}@HOST/DATABASE, ",
     }
     for url, text in cases.items():

@@ -12,7 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from tunesmith.data import layouts, rows
+from tunesmith.data.dialogues import reader
 from tunesmith.data.prepare import prepare as prepare_stream
+from tunesmith.data.texts import Row
 from tunesmith.data.validate import DataSettings
 from tunesmith.errors import Problems, UserError
 
@@ -84,7 +86,7 @@ BAD: list[tuple[str, Any, str, str, str]] = [
         [{"from": "humman", "value": "x"}],
         "unknown role",
         "role `humman` of message 1 is not known, did you mean `human`?",
-        "the roles are human, user, gpt, chatgpt, assistant, system, tool, observation",
+        "the roles are human, user, gpt, chatgpt, assistant, system, tool, observation, bing, bard",
     ),
     ("nocontent", [U, {"role": "assistant", "contnet": "x"}], "no content", "message 2 (assistant) has no `content`, did you mean `contnet`?", FILL),
     ("nullcontent", [U, {"role": "assistant", "content": None}], "no content", "`content` of message 2 (assistant) is null", FILL),
@@ -97,7 +99,14 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ),
     (
         "parts",
-        [{"role": "user", "content": [{"type": "text", "text": "x"}]}, A],
+        [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": "x"}}]}, A],
+        "content of another type",
+        "`content` of message 1 (user) has a part of type `image_url`, expected text",
+        "leave that part out",
+    ),
+    (
+        "words",
+        [{"role": "user", "content": ["x"]}, A],
         "content of another type",
         "`content` of message 1 (user) is a list, expected text",
         "join its texts into one",
@@ -194,7 +203,8 @@ def test_a_bad_document(tmp_path: Path) -> None:
     )
     assert card["rejected"] == {"no text": 2, "text of another type": 1} and len(kept) == 40
     said = [json.loads(line)["what"] for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
-    assert said == ["the text in column `text` is blank", "column `text` holds a list, expected text", "the text in column `text` is missing"]
+    missing = "the text in column `text` is missing, did you mean `txt`?"
+    assert said == ["the text in column `text` is blank", "column `text` holds a list, expected text", missing]
 
 
 def sharegpt(i: int) -> dict[str, Any]:
@@ -272,7 +282,7 @@ LAYOUTS: list[tuple[str, Any, dict[str, Any], str, list[str], Any]] = [
             [f"taking column `{first}` as the prompt", f"taking column `{last}` as the completion"],
             pair("prompt", "completion"),
         )
-        for first, last in (("prompt", "completion"), ("question", "answer"), ("prompt", "response"))
+        for first, last in (("prompt", "completion"), ("question", "answer"), ("prompt", "response"), ("input", "output"), ("Q", "A"), ("query", "answer"))
     ),
     ("named pair", pair("ask", "say"), {"prompt": "ask", "completion": "say"}, "completion", [], pair("prompt", "completion")),
     (
@@ -282,6 +292,104 @@ LAYOUTS: list[tuple[str, Any, dict[str, Any], str, list[str], Any]] = [
         "dialogue",
         ["`prompt` becomes the user's message, `completion` the answer"],
         ANSWERED,
+    ),
+    (
+        "OpenOrca",
+        lambda i: pair("question", "response")(i) | {"system_prompt": f"be kind {i}" if i % 2 else ""},
+        {},
+        "dialogue",
+        ["`question` becomes the user's message, `response` the answer", "column `system_prompt` becomes the system message"],
+        lambda i: turns(f"question {i}", f"a full answer of words {i}", system=f"be kind {i}" if i % 2 else ""),
+    ),
+    (
+        "context",
+        lambda i: pair("question", "answer")(i) | {"context": "x"},
+        {},
+        "completion",
+        [
+            *("taking column `question` as the prompt", "taking column `answer` as the completion"),
+            "column `context` is not read; put it into `question` where the completion needs it",
+        ],
+        pair("prompt", "completion"),
+    ),
+    (
+        "KTO",
+        lambda i: pair("prompt", "completion")(i) | {"label": i % 2 == 0},
+        {},
+        "completion",
+        [
+            *("taking column `prompt` as the prompt", "taking column `completion` as the completion"),
+            "column `label` is not read; where it says which completions are good, keep these rows alone: all are learnt",
+        ],
+        pair("prompt", "completion"),
+    ),
+    (
+        "chat with tools",
+        lambda i: {"chat": talk(i)["messages"], "tools": []},
+        {},
+        "dialogue",
+        ["messages layout: role and content of each item in `chat`", "column `tools` is not read; calls of tools are not learnt"],
+        talk,
+    ),
+    (
+        "other names",
+        lambda i: {
+            "messages": [
+                {"role": "developer", "content": "be kind"},
+                {"role": "human", "content": [{"type": "text", "text": f"question {i}"}, {"type": "input_text", "text": "please"}]},
+                {"role": "model", "content": f"a full answer of words {i}"},
+            ]
+        },
+        {},
+        "dialogue",
+        ["messages layout: role and content of each item in `messages`"],
+        lambda i: turns(f"question {i}\nplease", f"a full answer of words {i}", system="be kind"),
+    ),
+    (
+        "messages as JSON",
+        lambda i: {"messages": json.dumps(talk(i)["messages"])},
+        {},
+        "dialogue",
+        ["messages layout: role and content of each item in `messages`"],
+        talk,
+    ),
+    (
+        "HH-RLHF",
+        lambda i: {name: f"\n\nHuman: question {i}\n\nAssistant: yes\n\nHuman: why?\n\nAssistant: {name} {i}" for name in ("chosen", "rejected")},
+        {},
+        "preference",
+        [
+            "preferences: `chosen` is better than `rejected`, both answer what they have in common",
+            "HH-RLHF layout: each text is a dialogue, `Human:` and `Assistant:` begin its turns",
+        ],
+        lambda i: turns(f"question {i}", "yes", "why?") | {"chosen": f"chosen {i}", "rejected": f"rejected {i}", "margin": None},
+    ),
+    (
+        "preferences of alpaca",
+        lambda i: {"system": "be kind", "instruction": f"say it {i}", "input": f"loudly {i}" if i % 2 else "", "chosen": f"yes {i}", "rejected": f"no {i}"},
+        {},
+        "preference",
+        ["preferences: `chosen` is better than `rejected`, both answer `instruction` and `input`", "column `system` becomes the system message"],
+        lambda i: turns(f"say it {i}" + (f"\n\nloudly {i}" if i % 2 else ""), system="be kind") | {"chosen": f"yes {i}", "rejected": f"no {i}", "margin": None},
+    ),
+    (
+        "preferences of LLaMA-Factory",
+        lambda i: {
+            "conversations": [{"from": "human", "value": f"question {i}"}],
+            **{name: {"from": "gpt", "value": f"{name} {i}"} for name in ("chosen", "rejected")},
+        },
+        {},
+        "preference",
+        ["preferences: `chosen` is better than `rejected`, both answer `conversations`"],
+        lambda i: turns(f"question {i}") | {"chosen": f"chosen {i}", "rejected": f"rejected {i}", "margin": None},
+    ),
+    (
+        "prompts",
+        lambda i: {"instruction": f"tell it {i}", "input": f"loudly {i}", "system_prompt": "be kind"},
+        {"rows": "prompt"},
+        "prompt",
+        ["taking column `instruction` and `input` as the prompt", "column `system_prompt` becomes the system message"],
+        lambda i: turns(f"tell it {i}\n\nloudly {i}", system="be kind"),
     ),
     (
         "document",
@@ -325,6 +433,25 @@ def test_the_same_rows_from_other_files(tmp_path: Path, form: str) -> None:
         assert card["notes"][0] == "x.json: one JSON array; its items are numbered from 1 where lines are named"
 
 
+def test_answers_to_nothing_are_bad_rows() -> None:
+    alone = [{"chosen": "yes", "rejected": "no"}, {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"}]
+    both = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
+    made = reader(layouts.Layout("preference", "answers", chosen="chosen", rejected="rejected"), DataSettings(train="d.jsonl"))
+    for one in alone:
+        what = "`chosen` and `rejected` begin with nothing that both answer"
+        assert made(one) == ("no prompt", what, "name the column of what they answer: data.prompt or data.messages")
+    row = made(both)
+    assert isinstance(row, Row) and row.values == {"messages": [{"role": "user", "content": "a"}], "chosen": "b", "rejected": "c", "margin": None}
+
+
+def test_messages_as_text_that_is_no_json_are_a_bad_row() -> None:
+    made = reader(layouts.Layout("dialogue", "messages", messages="messages"), DataSettings(train="d.csv"))
+    for text in (str([U, A]), "[" * 100_000, '[{"role": "user", "role": "user"}]'):
+        reason, what, remedy = made({"messages": text})[:3]
+        assert reason == "messages of another type" and str(what).startswith("column `messages` holds text that is not JSON: ")
+        assert remedy == "write a list of messages as JSON"
+
+
 def test_what_is_labelled_stays_so(tmp_path: Path) -> None:
     def inferred(record: dict[str, Any], **more: Any) -> str:
         path = write(tmp_path / "d.jsonl", [record])
@@ -351,17 +478,20 @@ def test_missing_columns_are_named_with_the_nearest(tmp_path: Path) -> None:
 
     columns = "the columns are `message`; set data."
     assert (
-        said() == "d.jsonl:1: no column for the messages was found among `message`, did you mean `message`?\n  -> name it in the recipe: data.messages: COLUMN"
+        said() == "d.jsonl:1: no column for the messages was found among `message`, did you mean `message`?\n"
+        "  -> name it: data.messages=COLUMN, or in the recipe data: {messages: COLUMN}"
     )
     assert said(messages="mesage") == f"d.jsonl:1: no column `mesage`, did you mean `message`?\n  -> {columns}messages to one of them"
     found = [
-        f"d.jsonl:1: no column for the {key} was found among `message`\n  -> name it in the recipe: data.{key}: COLUMN" for key in ("prompt", "completion")
+        f"d.jsonl:1: no column for the {key} was found among `message`\n  -> name it: data.{key}=COLUMN, or in the recipe data: {{{key}: COLUMN}}"
+        for key in ("prompt", "completion")
     ]
     assert said(rows="completion") == "\n".join(found)
     assert said(messages="message", together="who") == f"d.jsonl:1: no column `who`\n  -> {columns}together to one of them"
     assert said(messages="message", attributes=("sex",)) == f"d.jsonl:1: no column `sex`\n  -> {columns}attributes.sex to one of them"
     write(path, [{"a": "b"}])
-    assert said(rows="document") == "d.jsonl:1: no column for the text was found among `a`\n  -> name it in the recipe: data.text: COLUMN"
+    naming = "name it: data.text=COLUMN, or in the recipe data: {text: COLUMN}"
+    assert said(rows="document") == f"d.jsonl:1: no column for the text was found among `a`\n  -> {naming}"
 
 
 def test_keys_of_two_kinds_are_refused() -> None:

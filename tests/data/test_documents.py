@@ -25,11 +25,11 @@ def read(path: Path, content: bytes) -> tuple[Any, list[str]]:
     path.write_bytes(content)
     stream = Stream(path, "in/" + path.name)
     ((line, value),) = stream
-    assert list(stream.columns) == ["text"] and stream.at == len(content) and path.read_bytes() == content
+    assert list(stream.columns) == ["text", "folder"] and stream.at == len(content) and path.read_bytes() == content
     if isinstance(value, BadRow):
         assert (value.source, value.line) == ("in/" + path.name, line)
         return (line, value.reason, value.what, value.remedy), stream.notes
-    assert line == 1 and list(value) == ["text"]
+    assert line == 1 and list(value) == ["text", "folder"] and value["folder"] == "in"
     return value["text"], stream.notes
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tunesmith.data import sources
+from tunesmith.data import json_text
 from tunesmith.files import sha256_file
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -235,7 +235,7 @@ def test_links_pipes_folders_and_devices(cli_: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "rows"), [("dialogue", GOOD), ("labelled", TEXTS)])
 def test_a_file_that_grows_while_it_is_read(cli_: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, rows: list[dict[str, Any]]) -> None:
-    path, real = tmp_path / "d.jsonl", sources.flat_objects
+    path, real = tmp_path / "d.jsonl", json_text.flat_objects
     path.write_bytes(lines(rows))
 
     def growing(lines: list[str]) -> Any:
@@ -243,7 +243,7 @@ def test_a_file_that_grows_while_it_is_read(cli_: Cli, tmp_path: Path, monkeypat
             file.write("\n")
         return real(lines)
 
-    monkeypatch.setattr(sources, "flat_objects", growing)
+    monkeypatch.setattr(json_text, "flat_objects", growing)
     code, _, err = check(cli_, path, kind)
     assert code == 2 and err == f"error: {path}: it was changed while it was read\n  -> wait until it is written, then give the same command again\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import random
 import sqlite3
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tunesmith.data import prepare as room
@@ -259,7 +262,7 @@ def test_broken_files_of_several_are_named_together_or_left_out(tmp_path: Path) 
         "nul.jsonl:121: a NUL character",
         "packed.jsonl.gz:1: named .gz but is not a gzip archive",
     ]
-    assert said[0].startswith("cut.json:1: not JSON: ")
+    assert said[0] == "cut.json:1: the file ends in the middle of its rows"
     card, _, left = prepare(tmp_path, train=str(folder), valid="none", test="none", on_bad_row="reject", duplicates={"near": None})
     assert card["rejected"]["broken file"] == 4 and card["sources"]["a.jsonl"] == 200
     assert "nul.jsonl:121: a NUL character; the rows before it are taken" in card["notes"]
@@ -501,3 +504,75 @@ def test_a_users_valid_file_keeps_its_rows_from_train_and_from_test(tmp_path: Pa
     valid = write(tmp_path / "valid.jsonl", data[:30])
     card, kept, _ = prepare(tmp_path, data, valid=str(valid), test=0.2)
     assert card["rejected"] == {"in valid too": 30} and len(kept["valid"]) == 30
+
+
+def test_the_line_of_a_broken_file_is_the_one_behind_the_last_row(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder / "a.jsonl", labelled(60))
+    whole = gzip.compress("".join(json.dumps(row) + "\n" for row in labelled(6000, 1000)).encode())
+    (folder / "b.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "c.csv").write_bytes(b"")
+    card, _, left = prepare(tmp_path, train=str(folder), valid="none", test="none", on_bad_row="reject", duplicates={"near": None})
+    (broken,) = (one for one in left if one["file"] == "b.jsonl.gz")
+    assert broken["line"] == card["sources"]["b.jsonl.gz"] + 1 > 1000
+    assert f"b.jsonl.gz:{broken['line']}: the gzip archive is cut off; the rows before it are taken" in card["notes"]
+    assert "c.csv:1: the file is empty: no records in it" in card["notes"]
+
+
+def test_folders_may_be_labels(tmp_path: Path) -> None:
+    for i in range(40):
+        place = tmp_path / "mails" / "in" / "xy"[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{i}.txt").write_text(sentence(i))
+        (place / f"{i}.md").write_text(sentence(i + 100))
+    card, kept, _ = prepare(tmp_path, train=str(tmp_path / "mails"), label="folder", valid="none", test="none")
+    assert card["labels"].keys() == {"x", "y"} and {(one["source"].split("/")[1], *one["labels"]) for one in kept["train"]} == {("x", "x"), ("y", "y")}
+    assert len(kept["train"]) == 80
+    said = "mails: the documents lie in 2 folders, whose names are the column `folder`; if they are labels: data.label=folder"
+    card, _, _ = prepare(tmp_path, kind="document", train=str(tmp_path / "mails"))
+    assert said in card["notes"]
+    card, _, _ = prepare(tmp_path, kind="document", train=str(tmp_path / "mails" / "in" / "x"))
+    assert not any("folder" in note for note in card["notes"])
+
+
+def test_files_named_as_other_sides_are_said(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name, start in (("train", 0), ("test", 100), ("latest", 200)):
+        write(tmp_path / "data" / f"{name}.jsonl", labelled(30, start))
+    said = "data: `test.jsonl` is read as rows to learn from, as all here are; to keep such files apart name them: data.train=..., data.test=..."
+    assert said in prepare(tmp_path, train=str(tmp_path / "data"))[0]["notes"]
+    (tmp_path / "data" / "test.jsonl").rename(tmp_path / "data" / "more.jsonl")
+    assert not any("to learn from" in note for note in prepare(tmp_path, train=str(tmp_path / "data"))[0]["notes"])
+
+
+def test_a_message_names_the_file_with_its_folder(tmp_path: Path) -> None:
+    for name in "xy":
+        (tmp_path / "data" / name).mkdir(parents=True)
+    write(tmp_path / "data" / "x" / "a.jsonl", labelled(30))
+    write(tmp_path / "data" / "y" / "a.jsonl", [{"txt": "a", "label": "b"}])
+    with pytest.raises(UserError, match=r"y/a\.jsonl:1: no column for the text was found among `txt`, `label`"):
+        prepare(tmp_path, train=str(tmp_path / "data"))
+
+
+def test_training_rows_that_are_all_in_test_are_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        prepare(tmp_path, labelled(30), test=str(tmp_path / "d.jsonl"), valid="none")
+    what = "no row is left for train: 30 rows of it, or of the same `together` value, are also in valid or test"
+    remedy = "give data.train rows of its own, or take valid and test from it: data: {valid: 0.1, test: 0.2}"
+    assert str(caught.value) == f"{tmp_path / 'd.jsonl'}: {what}\n  -> {remedy}"
+
+
+def test_rows_left_out_are_json_whatever_they_hold(tmp_path: Path) -> None:
+    data = labelled(30)
+    table = pa.table({"text": [one["text"] for one in data], "label": [float("nan"), *(float(i % 2) for i in range(29))], "n": [[float("inf")]] * 30})
+    pq.write_table(table, tmp_path / "d.parquet")
+    card, _, left = prepare(tmp_path, train=str(tmp_path / "d.parquet"), on_bad_row="reject")
+    assert card["rejected"] == {"no label": 1} and left[0]["row"] == {"text": data[0]["text"], "label": None, "n": [None]}
+    assert not {"NaN", "Infinity"} & set((tmp_path / "out" / "rejected.jsonl").read_text().replace(",", " ").replace("}", " ").split())
+
+
+def test_rows_left_out_go_into_a_file_not_a_folder(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", labelled(30))
+    with pytest.raises(UserError, match=r"a folder, and the rows left out are written into a file\n  -> name the file: .*left_out\.jsonl"):
+        room.prepare(DataSettings(train=str(path)), "labelled", tmp_path / "out", None, tmp_path)

@@ -186,7 +186,8 @@ def test_ids_are_the_users_own_or_the_content(tmp_path: Path) -> None:
     where = tmp_path / "out" / "rejected.jsonl"
     with pytest.raises(Problems) as caught:
         prepare_stream(DataSettings(train=str(tmp_path / "d.jsonl"), rows="completion", id="key"), "completion", tmp_path / "out", None, where)
-    assert [str(one) for one in caught.value.errors][1] == "d.jsonl:61: id `3` was used before, at line 4\n  -> ids must be unique; correct one"
+    said = ["d.jsonl:61: id `3` was used before, at line 4", "d.jsonl:63: id `3` was used before, at line 4\n  -> ids must be unique; correct one"]
+    assert [str(one) for one in caught.value.errors][1:] == said
     assert str(caught.value).endswith(f"3 bad rows; all are in {where}. Mend them, or go on without them: data.on_bad_row=reject")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["rejected.jsonl"] and len(where.read_text().splitlines()) == 3
     _, one, _ = prepared(tmp_path, FILLER)
@@ -408,7 +409,7 @@ def test_a_file_with_nothing_in_it_and_bounds(tmp_path: Path, monkeypatch: pytes
 
     assert said("a.csv", "text,label\n").endswith("a.csv: no records in it\n  -> give a file with at least a few rows")
     monkeypatch.setattr(sources, "MOST_LINE_CHARACTERS", 100)
-    assert "a.csv:2: not CSV: field larger than field limit (100)\n" in said("a.csv", "text,label\n" + "x" * 200 + ",y\n")
+    assert "a.csv:2: not CSV: a field of more than 100 characters\n" in said("a.csv", "text,label\n" + "x" * 200 + ",y\n")
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "x" * 200}) + '\n{"text": "y"}\n' + json.dumps({"text": "x" * 300}))
     found = list(streams.Stream(tmp_path / "a.jsonl"))
     assert [(line, isinstance(one, dict) or (one.reason, one.what)) for line, one in found] == [

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import feather
 
-from tunesmith.data import sources, streams
+from tunesmith.data import json_text, sources, streams
 from tunesmith.data.sources import BadRow
 from tunesmith.data.streams import Stream
 from tunesmith.errors import UserError
@@ -147,7 +147,7 @@ def items(text: str, size: int) -> tuple[list[str], str]:
     """The items of an array whose text comes in pieces of this size, and the error behind them."""
     found, pieces = [], (text[at : at + size] for at in range(0, len(text), size))
     try:
-        for one in streams._array_items(pieces, Path("a.json")):
+        for one in json_text.items(pieces, Path("a.json")):
             found.append(one)
     except UserError as error:
         return found, str(error)
@@ -173,14 +173,14 @@ def test_a_broken_array_is_refused_at_the_same_place_however_it_is_divided(text:
         assert [json.loads(one) for one in found] == json.loads(whole)
         assert not error
     except ValueError:
-        assert "not JSON: " in error
+        assert "not JSON: " in error or "ends in the middle of its rows" in error
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[{"a": 1},\n {"b": ', "a.json:2: not JSON: Expecting value: line 2 column 8 (char 18)"),
-        ('[{"a": 1},\n {"b": 1}', "a.json:2: not JSON: Expecting ',' delimiter: line 2 column 10 (char 20)"),
+        ('[{"a": 1},\n {"b": ', "a.json:2: the file ends in the middle of its rows\n  -> copy the file again; it was cut off"),
+        ('[{"a": 1},\n {"b": 1}', "a.json:2: the file ends in the middle of its rows\n  -> copy the file again; it was cut off"),
         ('\n\n[{"a": 1},]', "a.json:3: not JSON: Expecting value: line 3 column 11 (char 12)"),
         ('[{"a": 1}]\n{"b": 1}', "a.json:2: not JSON: Extra data: line 2 column 1 (char 11)"),
         ('[{"a": 1},\n{"b": "x\n"}]', "a.json:2: not JSON: Invalid control character at: line 2 column 9 (char 19)"),
@@ -203,13 +203,58 @@ def test_an_item_of_an_array_is_checked_as_a_line_is(tmp_path: Path, monkeypatch
     assert "a.json:1: an item of more than 100 characters\n  -> split the text" in wrong(tmp_path / "a.json", b'[{"a": "' + b"x" * (3 << 20) + b'"}]')
 
 
-def test_one_object_over_several_lines_is_not_refused_line_by_line(tmp_path: Path) -> None:
+OBJECTS = [{"text": f"a {{ \"{i}\" ]", "n": [i], "more": {"a": None}} for i in range(40)]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("key", ["data", "rows"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_rows_in_an_object_that_fills_the_file(tmp_path: Path, indent: int | None, key: str, name: str) -> None:
+    path = tmp_path / name
+    path.write_text(json.dumps({"version": "1.0", "n": 3, key: OBJECTS, "licence": "x", "info": {"by": ["me"]}}, indent=indent))
+    stream = Stream(path)
+    assert list(stream) == list(enumerate(OBJECTS, 1)) and list(stream.columns) == ["text", "n", "more"]
+    assert stream.notes == [f"{name}: one JSON object that holds the rows; its items are numbered from 1 where lines are named"]
+
+
+def test_an_object_with_rows_that_is_cut_off_or_holds_others_too_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    said = wrong(path, b'\n{\n "data": [\n  {"text": "a"}\n ]\n}\n')
-    assert said == (
-        f"{path}:2: one JSON object over several lines, expected one a line or an array of them\n"
-        "  -> write its rows one object a line; if they are its key `data`: jq -c '.data[]' a.json > rows.jsonl"
-    )
+    whole = json.dumps({"data": OBJECTS})
+    for cut in (whole[:-1], whole[:-2], whole[:-30], whole[:200]):
+        assert wrong(path, cut.encode()) == f"{path}:1: the file ends in the middle of its rows\n  -> copy the file again; it was cut off"
+    two = wrong(path, json.dumps({"data": OBJECTS, "rows": OBJECTS}).encode())
+    assert two == f"{path}:1: an object with several lists of rows, one of them `rows`\n  -> write each list into a file of its own"
+    assert "the object that holds the rows does not end as one: line 1 column" in wrong(path, (whole + "{}").encode())
+
+
+def test_lines_with_a_column_of_objects_are_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"data": [{"role": "user"}], "n": i} for i in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert list(Stream(path)) == list(enumerate(rows, 1))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_objects_over_several_lines_are_read_one_behind_the_other(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("\n".join(json.dumps(one, indent=2) for one in OBJECTS))
+    stream = Stream(path)
+    assert list(stream) == list(enumerate(OBJECTS, 1))
+    assert stream.notes == [f"{name}: JSON objects over several lines; they are numbered from 1 where lines are named"]
+    path.write_text(json.dumps({"messages": [{"role": "user"}]}, indent=2))
+    assert list(Stream(path)) == [(1, {"messages": [{"role": "user"}]})]
+    assert "a.json" in str(path) and wrong(path, b'{\n"a": 1\n}\noops\n').startswith(f"{path}:4: not JSON: Expecting value: line 4 column 1")
+    assert wrong(path, b'{\n"a": 1\n}\n{\n"b": ').startswith(f"{path}:5: the file ends in the middle of its rows\n")
+    path.write_text('{"a": [\n{"a": 1}\n{"a": 2}\n')  # one line that is broken, not an object over several
+    assert [(line, isinstance(value, dict)) for line, value in Stream(path)] == [(1, False), (2, True), (3, True)]
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=3), values, max_size=3), max_size=5), st.sampled_from([None, 0, 3]), st.integers(1, 40))
+@many
+def test_objects_are_the_same_however_they_are_divided(objects: list[Any], indent: int | None, size: int) -> None:
+    text = " \n" + "\n".join(json.dumps(one, indent=indent, ensure_ascii=False) for one in objects) + "\n"
+    pieces = iter([text[at : at + size] for at in range(0, len(text), size)])
+    assert [json.loads(one) for one in json_text.items(pieces, Path("a.json"), 0)] == objects
 
 
 # --- archives -------------------------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def test_sure_is_said_where_it_was_fitted(cli_: Cli, tmp_path: Path, trained: Pa
         ("Mesage\na\n", "d.csv:1: no column `Message`, did you mean `Mesage`?\n  -> the columns are `Mesage`; choose with --text"),
         ("Message,predicted\na,x\n", "d.csv:1: column `predicted` is there already\n  -> rename it, so that nothing is overwritten"),
         ('Message,n\n"a\nb",1\n ,2\n', "d.csv:4: column `Message` holds no text\n  -> fill it in or leave it out"),
-        ("Message,n\na,1\nb\n", "d.csv:3: 1 fields, the header has 2\n  -> quote fields that contain ',' or line breaks"),
+        ("Message,n\na,1\nb\n", "d.csv:3: 1 field, the header has 2\n  -> quote fields that contain ',' or line breaks"),
     ],
 )
 def test_a_file_that_cannot_be_answered(cli_: Cli, tmp_path: Path, trained: Path, content: str, said: str) -> None:

@@ -20,7 +20,8 @@ from tunesmith.tokens.tokenizer import Tokenizer
 from tunesmith.tokens.words import Words
 
 SAID = ["the", " the", "café's", " ", "  ", "\n", "\n ", "\t", "345", ",", "'ll", "🙂", "é", "<|im_end|>", "<|im", "<mask>", "bills", "of white", "<s>", ""]
-TEMPLATES = {"own": TEMPLATE, "marks": CHATML, "plain": chat.PLAIN, "no end mark": ENDLESS, "as it is": "", "a space": ENDLESS.replace("}}:{{", "}}: {{").replace("assistant:", "assistant: ")}
+ODD = ENDLESS.replace("}}:{{", "}}: {{").replace("assistant:", "assistant: ")
+TEMPLATES = {"own": TEMPLATE, "marks": CHATML, "plain": chat.PLAIN, "no end mark": ENDLESS, "as it is": "", "a space": ODD}
 said = st.lists(st.sampled_from(SAID), max_size=6).map("".join)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import math
 import os
 import re
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from tunesmith.data import databases, hub
+from tunesmith.data.json_text import finite
 from tunesmith.errors import UserError
 from tunesmith.files import STAGING, sha256_json, staged_file
 
@@ -186,7 +186,7 @@ def _line(record: dict[str, Any]) -> bytes:
     try:
         text = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_plain)
     except ValueError:
-        text = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False, default=_plain)
+        text = json.dumps(finite(record), ensure_ascii=False, allow_nan=False, default=_plain)
     return text.encode("utf-8", "backslashreplace") + b"\n"  # half of a surrogate pair becomes its escape in JSON, which the reader then refuses by row
 
 
@@ -197,14 +197,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise TypeError("binary")
     return str(value)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, (float, Decimal)) and not math.isfinite(float(value)) else value
 
 
 def _binary(value: Any) -> bool:

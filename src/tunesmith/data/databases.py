@@ -17,6 +17,8 @@ from tunesmith.errors import UserError, nearest, some
 from tunesmith.files import as_user_error
 
 FETCH_ROWS = 1000
+ELSEWHERE = ("http", "https", "ftp", "s3", "gs", "az", "abfs", "hdfs")
+"""Schemes of files on other machines."""
 BLANKED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$""", re.S)
 """What of a query is no SQL: literals, quoted names, comments."""
 READING = ("SELECT", "WITH", "VALUES", "TABLE", "FROM")
@@ -56,7 +58,8 @@ def records(url: str, query: str | None, place: str, resolve: Callable[[str], st
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES:
         what = f"`{scheme}://` is no source of rows{nearest(scheme, SCHEMES)}"
-        raise UserError(what, place, "give sqlite:///PATH, duckdb:///PATH, postgresql://USER:${PASSWORD}@HOST/DATABASE, hub:OWNER/NAME or a file")
+        remedy = "give sqlite:///PATH, duckdb:///PATH, postgresql://USER:${PASSWORD}@HOST/DATABASE, hub:OWNER/NAME or a file"
+        raise UserError(what, place, "download it, and give the file" if scheme in ELSEWHERE else remedy)
     with SCHEMES[scheme](url, place, resolve) as database:
         if not (query or "").strip():
             raise _no_query(database, place)

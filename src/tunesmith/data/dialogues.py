@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tunesmith.data.layouts import Layout
-from tunesmith.data.sources import json_type
+from tunesmith.data.json_text import STRICT, json_type
+from tunesmith.data.layouts import Layout, transcript
 from tunesmith.data.texts import Row, Wrong, even, text_in
 from tunesmith.data.validate import DataSettings
 from tunesmith.errors import nearest
 
 ROLES = ("system", "user", "assistant", "tool")
 SHAREGPT = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant", "system": "system", "tool": "tool"}
-SHAREGPT |= {"observation": "tool"}
+SHAREGPT |= {"observation": "tool", "bing": "assistant", "bard": "assistant"}
+ALIASES = {name: name for name in ROLES} | {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system", "function": "tool"}
+"""What a role may be called beside its own name: by ShareGPT, Gemma, and OpenAI now and before."""
+TEXT_PARTS = ("text", "input_text", "output_text")
+"""The types of a content's parts (https://platform.openai.com/docs/api-reference) that are texts."""
 MOST_MARGIN = 1e30
 """Larger margins do not fit the 32 bits that they are kept in."""
 FEW_WORDS = 3
@@ -55,6 +59,11 @@ def _dialogue(record: dict[str, Any], layout: Layout) -> Row | Wrong:
         if column in record:
             return "no messages", f"column `{column}` is null", "fill it in or delete the row"
         return "no messages", f"no `{column}` in this row{nearest(column, record)}", f"name the messages `{column}`, as in the other rows"
+    if isinstance(items, str) and items.lstrip().startswith("["):  # as in a table, whose fields are texts
+        try:
+            items = STRICT.decode(items)
+        except (ValueError, RecursionError) as error:
+            return "messages of another type", f"column `{column}` holds text that is not JSON: {error}", "write a list of messages as JSON"
     if not isinstance(items, list):
         remedy = 'write the rows as JSON lines: {"messages": [{"role": "user", "content": "..."}, ...]}'
         return "messages of another type", f"column `{column}` holds {json_type(items)}, expected a list of messages", remedy
@@ -86,12 +95,16 @@ def message_of(item: Any, number: int) -> dict[str, str] | Wrong:
         return "no role", f"message {number} has no `{who}`{nearest(who, item)}", f"say whose it is: {', '.join(SHAREGPT if sharegpt else ROLES)}"
     if not isinstance(role, str):
         return "no role", f"the role of message {number} is {json_type(role)}, expected text", f"say whose it is: {', '.join(ROLES)}"
-    known: Any = SHAREGPT if sharegpt else ROLES
-    if role not in known:
+    name = (SHAREGPT if sharegpt else ALIASES).get(role)
+    if name is None:
+        known: Any = SHAREGPT if sharegpt else ROLES
         remedy = f"the roles are {', '.join(known)}"
         return "unknown role", f"role `{role}` of message {number} is not known{nearest(role, known)}", remedy
-    name = SHAREGPT[role] if sharegpt else role
     content = item.get(what)
+    if isinstance(content, list) and content and all(isinstance(part, dict) for part in content):
+        if (other := next((part.get("type") for part in content if part.get("type") not in TEXT_PARTS or not isinstance(part.get("text"), str)), "")) != "":
+            return "content of another type", f"`{what}` of message {number} ({name}) has a part of type `{other}`, expected text", "leave that part out"
+        content = "\n".join(part["text"] for part in content)
     if item.get("tool_calls") or item.get("function_call"):
         return "tool call", f"message {number} ({name}) calls a tool beside its text, which is not read", f"write the call as text in its `{what}`"
     if content is None:
@@ -201,14 +214,14 @@ def document(text: str) -> Row | Wrong:
 
 def _preference(record: dict[str, Any], layout: Layout) -> Row | Wrong:
     sides: list[list[dict[str, str]]] = []
-    for name, column in (("chosen", layout.chosen), ("rejected", layout.rejected)):
-        side = _turns(record, column or "", name, "assistant")
+    column = layout.messages or layout.prompt
+    for name, one in (("chosen", layout.chosen), ("rejected", layout.rejected)):
+        side = (not column and transcript(record.get(one or ""))) or _turns(record, one or "", name, "assistant")
         if isinstance(side, tuple):
             return side
         if side[-1]["role"] != "assistant":
-            return f"no {name} answer", f"the last message of `{column}` is from the {side[-1]['role']}, expected the assistant's", "end it with the answer"
+            return f"no {name} answer", f"the last message of `{one}` is from the {side[-1]['role']}, expected the assistant's", "end it with the answer"
         sides.append(side)
-    column = layout.messages or layout.prompt
     if column is not None:
         messages = _turns(record, column, "prompt", "user")
         if isinstance(messages, tuple):
@@ -217,13 +230,19 @@ def _preference(record: dict[str, Any], layout: Layout) -> Row | Wrong:
     else:
         messages = [a for a, b in zip(sides[0][:-1], sides[1][:-1], strict=False) if a == b]
         own = [side[len(messages) :] for side in sides]
+        if not messages:
+            what = f"`{layout.chosen}` and `{layout.rejected}` begin with nothing that both answer"
+            return "no prompt", what, "name the column of what they answer: data.prompt or data.messages"
     if any(len(side) != 1 for side in own):
         what = f"`{layout.chosen}` and `{layout.rejected}` differ in more than their last answer"
         return "answers of several messages", what, "put what both have in common into the prompt, and one answer into each"
+    asked = _beside(record, layout, messages)
+    if isinstance(asked, tuple):
+        return asked
     margin = record.get(layout.margin) if layout.margin else None
     if margin is not None and (isinstance(margin, bool) or not isinstance(margin, (int, float)) or not abs(margin) < MOST_MARGIN):
         return "margin of another type", f"column `{layout.margin}` holds {json_type(margin)}, expected a number", "write how much better the chosen one is"
-    return preference(messages, own[0][0]["content"], own[1][0]["content"], None if margin is None else float(margin))
+    return preference(asked, own[0][0]["content"], own[1][0]["content"], None if margin is None else float(margin))
 
 
 def preference(messages: list[dict[str, str]], chosen: str, rejected: str, margin: float | None) -> Row | Wrong:
@@ -243,9 +262,21 @@ def preference(messages: list[dict[str, str]], chosen: str, rejected: str, margi
     return Row(values, f"{asked.key}\x1e{better}\x1e{worse}", asked.prompt, better, asked.prompt_characters, size, asked.turns + 1, flags)
 
 
+def _beside(record: dict[str, Any], layout: Layout, messages: list[dict[str, str]]) -> list[dict[str, str]] | Wrong:
+    """The messages with what other columns have of them: the system's before them, more of the last one's text."""
+    system, more = _optional(record, layout.system), _optional(record, layout.more)
+    for one in (system, more):
+        if isinstance(one, tuple):
+            return one
+    if more:
+        messages = [*messages[:-1], messages[-1] | {"content": f"{messages[-1]['content']}\n\n{more}"}]
+    return [{"role": "system", "content": str(system)}, *messages] if system else messages
+
+
 def _question(record: dict[str, Any], layout: Layout) -> Row | Wrong:
     messages = _turns(record, layout.messages or layout.prompt or "", "prompt", "user")
-    return messages if isinstance(messages, tuple) else question(messages)
+    asked = messages if isinstance(messages, tuple) else _beside(record, layout, messages)
+    return asked if isinstance(asked, tuple) else question(asked)
 
 
 def question(messages: list[dict[str, str]]) -> Row | Wrong:
@@ -264,6 +295,7 @@ def question(messages: list[dict[str, str]]) -> Row | Wrong:
 def _turns(record: dict[str, Any], column: str, what: str, role: str) -> list[dict[str, str]] | Wrong:
     """Messages from a column that holds a list of them, or one text of this role."""
     value = record.get(column)
+    value = [value] if isinstance(value, dict) and value.keys() & {"role", "from"} else value
     if isinstance(value, list) and value:
         messages = []
         for number, item in enumerate(value, 1):

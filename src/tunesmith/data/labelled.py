@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tunesmith.data.json_text import json_type
 from tunesmith.data.layouts import Layout
-from tunesmith.data.sources import json_type
 from tunesmith.data.texts import Row, Wrong, even, text_in
 from tunesmith.data.validate import BROKEN, DataSettings, encodable, plain
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +15,18 @@ from tunesmith.data.validate import LABEL_NAMES, TEXT_NAMES, DataSettings
 from tunesmith.errors import Problems, UserError, nearest, some
 
 MESSAGES_NAMES = ("messages", "conversations", "conversation")
-PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
+MESSAGES_PERHAPS = ("chat", "dialogue", "dialog", "turns")
+"""Names of a dialogue's messages, or of its text: the messages where a list of them stands there."""
+PAIRS = (
+    *(("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("prompt", "answer"), ("prompt", "output"), ("question", "response")),
+    *(("query", "response"), ("query", "answer"), ("instruction", "completion"), ("input", "output"), ("user", "assistant"), ("human", "assistant")),
+    ("q", "a"),
+)
 """A text and how it goes on."""
+PROMPT_NAMES = ("prompt", "instruction", "question")
+SYSTEM_NAMES = ("system", "system_prompt")
+TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+"""What begins a turn in the texts of HH-RLHF (https://huggingface.co/datasets/Anthropic/hh-rlhf)."""
 INSTRUCTIONS = (("instruction", "input", "output"), ("instruction", "context", "response"))
 """Alpaca (https://github.com/tatsu-lab/stanford_alpaca) and Dolly (https://huggingface.co/datasets/databricks/databricks-dolly-15k)."""
 BESIDE_DOCUMENTS = frozenset(
@@ -97,13 +108,13 @@ def _by_columns(settings: DataSettings, records: Sequence[dict[str, Any]]) -> st
     if _preferred(records):
         return "preference"
     text = settings.text or next((lower[name] for name in TEXT_NAMES if name in lower), None)
-    messages = next((lower[name] for name in MESSAGES_NAMES if name in lower), None)
+    messages = _messages(lower, records)
     if text and any(name in lower for name in LABEL_NAMES) and (text.lower() == "text" or not _first_message(records, messages)):
         return "labelled"
     if messages or _first_message(records, text) or any({first, last} <= lower.keys() for first, _, last in INSTRUCTIONS):
         return "dialogue"
     if any(set(pair) <= lower.keys() for pair in PAIRS):
-        return "completion"
+        return "dialogue" if _system(lower) else "completion"  # a completion has no roles
     mapped = {settings.id, settings.together, settings.time, *settings.attributes, text}
     return "document" if text and all(name in mapped or name.lower() in BESIDE_DOCUMENTS for name in columns) else "labelled"
 
@@ -114,7 +125,29 @@ def _first_message(records: Sequence[dict[str, Any]], column: str | None) -> dic
     return next((one[0] for one in found if isinstance(one, list) and one and isinstance(one[0], dict)), {})
 
 
-def layout(settings: DataSettings, kind: str, path: Path, columns: Iterable[str], records: Sequence[dict[str, Any]]) -> tuple[Layout, list[str]]:
+def _messages(lower: dict[str, str], records: Sequence[dict[str, Any]]) -> str | None:
+    """The column of the messages, by its name; a name of MESSAGES_PERHAPS alone proves nothing."""
+    sure = (lower[name] for name in MESSAGES_NAMES if name in lower)
+    perhaps = (lower[name] for name in MESSAGES_PERHAPS if name in lower and _first_message(records, lower[name]).keys() & {"role", "from"})
+    return next(chain(sure, perhaps), None)
+
+
+def transcript(text: Any) -> list[dict[str, str]]:
+    """The messages of a dialogue that is written as one text, as HH-RLHF has them; none of any other value."""
+    before, *turns = TURN.split(text) if isinstance(text, str) else [""]
+    if before or "Assistant" not in turns[2::2]:
+        return []
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[who], "content": content.strip()} for who, content in zip(turns[::2], turns[1::2], strict=True)]
+
+
+def _system(lower: dict[str, str]) -> str | None:
+    return next((lower[name] for name in SYSTEM_NAMES if name in lower), None)
+
+
+def layout(
+    settings: DataSettings, kind: str, path: Path, columns: Iterable[str], records: Sequence[dict[str, Any]], name: str = ""
+) -> tuple[Layout, list[str]]:
     """Find the columns that make rows of a kind.
 
     Args:
@@ -122,6 +155,7 @@ def layout(settings: DataSettings, kind: str, path: Path, columns: Iterable[str]
         kind: a key of rows.KINDS, or "outside": texts without a label.
         path: the file.
         columns, records: of its beginning.
+        name: what messages call the file; empty for its own name.
 
     Returns:
         The layout, and what was guessed, to be said aloud.
@@ -129,8 +163,8 @@ def layout(settings: DataSettings, kind: str, path: Path, columns: Iterable[str]
     Raises:
         Problems: each missing column with the nearest one that exists.
     """
-    names = list(columns)
-    lower = {name.lower(): name for name in reversed(names)}
+    names, file = list(columns), name or path.name
+    lower = {one.lower(): one for one in reversed(names)}
     said: list[str] = []
     found = _FINDERS[kind](settings, lower, said, records, path)
     errors = []
@@ -138,7 +172,7 @@ def layout(settings: DataSettings, kind: str, path: Path, columns: Iterable[str]
     wanted = found.columns() | {key: getattr(settings, key) for key in always if kind != "outside"}
     if kind == "dialogue" and found.form == "messages" and found.messages is None:
         what = f"no column for the messages was found among {some(names)}{nearest('messages', names)}"
-        errors.append(UserError(what, f"{path.name}:1", "name it in the recipe: data.messages: COLUMN"))
+        errors.append(UserError(what, f"{file}:1", _naming("messages")))
     if found.form == "pair":
         wanted |= {key: "" for key in ("prompt", "completion") if key not in wanted}
     needed = {"document": ("text",), "outside": ("text",), "labelled": ("text", "label"), "preference": ("chosen", "rejected")}.get(kind, ())
@@ -146,47 +180,59 @@ def layout(settings: DataSettings, kind: str, path: Path, columns: Iterable[str]
     if kind == "prompt":
         wanted |= {} if found.messages or found.prompt else {"prompt": ""}
     if kind == "labelled":
-        wanted |= {f"attributes.{name}": name for name in settings.attributes}
-    for key, name in wanted.items():
-        if name == "":
+        wanted |= {f"attributes.{one}": one for one in settings.attributes}
+    for key, column in wanted.items():
+        if column == "":
             what = f"no column for the {key} was found among {some(names)}"
-            also = "; for texts without labels set data.rows: document" if key == "label" else ""
-            errors.append(UserError(what, f"{path.name}:1", f"name it in the recipe: data.{key}: COLUMN{also}"))
-        elif name is not None and name not in names:
-            what = f"no column `{name}`{nearest(name, names)}"
-            errors.append(UserError(what, f"{path.name}:1", f"the columns are {some(names)}; set data.{key} to one of them"))
+            also = "; rows of another kind are said so: data.rows=document, dialogue, completion, preference or prompt" if key == "label" else ""
+            if key == "text" and wanted.get("label") == "" and ending(path)[0] in (".csv", ".tsv"):
+                also = "; if line 1 is a row already, put a line with the names of the columns in front of it"
+            errors.append(UserError(what, f"{file}:1", _naming(key) + also))
+        elif column is not None and column not in names:
+            what = f"no column `{column}`{nearest(column, names)}"
+            errors.append(UserError(what, f"{file}:1", f"the columns are {some(names)}; set data.{key} to one of them"))
     if errors:
         raise Problems(errors)
-    return found, [f"{path.name}: {text}" for text in said]
+    return found, [f"{file}: {text}" for text in said]
+
+
+def _naming(key: str) -> str:
+    return f"name it: data.{key}=COLUMN, or in the recipe data: {{{key}: COLUMN}}"
 
 
 def _dialogue(settings: DataSettings, lower: dict[str, str], said: list[str], records: Sequence[dict[str, Any]], path: Path) -> Layout:
     column = settings.messages
+    system = _system(lower)
     if column is None and not (settings.prompt or settings.completion):
-        column = next((lower[name] for name in MESSAGES_NAMES if name in lower), None)
+        column = _messages(lower, records)
     if column is not None:
-        system = lower.get("system")
         first = _first_message(records, column)
         if "from" in first and "role" not in first:
             said.append(f"ShareGPT layout: from and value of each item in `{column}`; human is the user, gpt the assistant")
         elif settings.messages is None:
             said.append(f"messages layout: role and content of each item in `{column}`")
         _say_system(system, said)
+        _say_unread(lower, ("tools",), "calls of tools are not learnt", said)
         return Layout("dialogue", "messages", messages=column, system=system)
     if not (settings.prompt or settings.completion):
         for first_name, more, last in INSTRUCTIONS:
             if first_name in lower and last in lower:
                 both = f"{first_name} and {more} become" if more in lower else f"{first_name} becomes"
                 said.append(f"alpaca layout: {both} the user's message, {last} the answer")
-                _say_system(lower.get("system"), said)
-                if "history" in lower:
-                    said.append(f"column `{lower['history']}` is not read; dialogues of several turns go into `messages`")
-                return Layout("dialogue", "pair", prompt=lower[first_name], more=lower.get(more), completion=lower[last], system=lower.get("system"))
+                _say_system(system, said)
+                _say_unread(lower, ("history",), "dialogues of several turns go into `messages`", said)
+                return Layout("dialogue", "pair", prompt=lower[first_name], more=lower.get(more), completion=lower[last], system=system)
     if not (settings.prompt or settings.completion) and not any(name in lower for pair in PAIRS for name in pair):
         return Layout("dialogue", "messages")  # nothing was found: said as missing messages
     prompt, completion = _pair(settings, lower)
     said.append(f"`{prompt}` becomes the user's message, `{completion}` the answer")
-    return Layout("dialogue", "pair", prompt=prompt, completion=completion)
+    _say_system(system, said)
+    _say_unread(lower, ("context",), f"put it into `{prompt}` where the answer needs it", said)
+    return Layout("dialogue", "pair", prompt=prompt, completion=completion, system=system)
+
+
+def _say_unread(lower: dict[str, str], names: Iterable[str], why: str, said: list[str]) -> None:
+    said += [f"column `{lower[name]}` is not read; {why}" for name in names if name in lower]
 
 
 def _say_system(column: str | None, said: list[str]) -> None:
@@ -205,16 +251,20 @@ def _pair(settings: DataSettings, lower: dict[str, str]) -> tuple[str | None, st
 
 
 def _completion(settings: DataSettings, lower: dict[str, str], said: list[str], records: Sequence[dict[str, Any]], path: Path) -> Layout:
-    prompt, completion = _pair(settings, lower)
-    if not (prompt or completion):
+    if not (settings.prompt or settings.completion):
         for first, more, last in INSTRUCTIONS:
             if first in lower and last in lower:
                 both = f"{first} and {more} become" if more in lower else f"{first} becomes"
                 said.append(f"alpaca layout: {both} the prompt, {last} the completion")
                 return Layout("completion", "pair", prompt=lower[first], more=lower.get(more), completion=lower[last])
+    prompt, completion = _pair(settings, lower)
     for key, name in (("prompt", prompt), ("completion", completion)):
         if name and getattr(settings, key) is None:
             said.append(f"taking column `{name}` as the {key}")
+    beside = [name for name in ("context", *SYSTEM_NAMES) if lower.get(name) not in (prompt, completion)]
+    _say_unread(lower, beside, f"put it into `{prompt}` where the completion needs it", said)
+    if any(isinstance(record.get(lower.get("label", "")), bool) for record in records):
+        _say_unread(lower, ("label",), "where it says which completions are good, keep these rows alone: all are learnt", said)
     return Layout("completion", "pair", prompt=prompt, completion=completion)
 
 
@@ -240,18 +290,33 @@ def _outside(settings: DataSettings, lower: dict[str, str], said: list[str], rec
 
 def _preference(settings: DataSettings, lower: dict[str, str], said: list[str], records: Sequence[dict[str, Any]], path: Path) -> Layout:
     chosen, rejected = settings.chosen or lower.get("chosen"), settings.rejected or lower.get("rejected")
-    messages = settings.messages or (None if settings.prompt else next((lower[name] for name in MESSAGES_NAMES if name in lower), None))
-    prompt = settings.prompt or next((lower[name] for name in ("prompt", "instruction", "question") if name in lower and not messages), None)
+    messages = settings.messages or (None if settings.prompt else _messages(lower, records))
+    prompt, more = _asked(settings, lower) if not messages else (None, None)
     asked = messages or prompt
     if settings.chosen is None and chosen and rejected:
-        said.append(f"preferences: `{chosen}` is better than `{rejected}`, both answer " + (f"`{asked}`" if asked else "what they have in common"))
-    return Layout("preference", "answers", messages=messages, prompt=prompt, chosen=chosen, rejected=rejected, margin=settings.margin)
+        both = " and ".join(f"`{column}`" for column in (asked, more) if column) or "what they have in common"
+        said.append(f"preferences: `{chosen}` is better than `{rejected}`, both answer {both}")
+    if not asked and any(transcript(record.get(chosen or "")) for record in records):
+        said.append("HH-RLHF layout: each text is a dialogue, `Human:` and `Assistant:` begin its turns")
+    system = _system(lower) if asked else None
+    _say_system(system, said)
+    return Layout("preference", "answers", messages, prompt, more, system=system, chosen=chosen, rejected=rejected, margin=settings.margin)
 
 
 def _prompt(settings: DataSettings, lower: dict[str, str], said: list[str], records: Sequence[dict[str, Any]], path: Path) -> Layout:
-    messages = settings.messages or (None if settings.prompt else next((lower[name] for name in MESSAGES_NAMES if name in lower), None))
-    prompt = settings.prompt or (None if messages else next((lower[name] for name in ("prompt", "instruction", "question") if name in lower), None))
-    return Layout("prompt", "messages", messages=messages, prompt=prompt)
+    messages = settings.messages or (None if settings.prompt else _messages(lower, records))
+    prompt, more = _asked(settings, lower) if not messages else (None, None)
+    asked, system = messages or prompt, _system(lower)
+    if asked and not (settings.prompt or settings.messages):
+        said.append(f"taking column `{asked}`{f' and `{more}`' if more else ''} as the prompt")
+    _say_system(system, said)
+    return Layout("prompt", "messages", messages, prompt, more, system=system)
+
+
+def _asked(settings: DataSettings, lower: dict[str, str]) -> tuple[str | None, str | None]:
+    """The column of a prompt, the recipe's or one of a known name, and in the alpaca layout what is joined behind it."""
+    prompt = settings.prompt or next((lower[name] for name in PROMPT_NAMES if name in lower), None)
+    return prompt, lower.get("input") if settings.prompt is None and prompt == lower.get("instruction") else None
 
 
 _FINDERS = {

@@ -8,6 +8,7 @@ which side is whose; a second pass over the staged rows writes the sides (`sides
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -20,7 +21,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tunesmith.data import card, collect, duplicates, labels, languages, ledger, sides, split
-from tunesmith.data.ledger import KEPT, LONELY, NEAR, NEAR_IN_TEST, NEAR_IN_VALID, SAME_ID, SIDES, Ledger, Numbers
+from tunesmith.data.ledger import (
+    GROUP_IN_TEST,
+    GROUP_IN_VALID,
+    IN_TEST,
+    IN_VALID,
+    KEPT,
+    LONELY,
+    NEAR,
+    NEAR_IN_TEST,
+    NEAR_IN_VALID,
+    SAME_ID,
+    SIDES,
+    Ledger,
+    Numbers,
+)
 from tunesmith.data.parts import Part, digest, expand
 from tunesmith.data.privacy import Named
 from tunesmith.data.reasons import REASONS, UNSTOPPING, rejected_line
@@ -76,8 +91,21 @@ def inputs(settings: DataSettings, said: list[str] | None = None) -> dict[str, l
                 remedy = f"leave {wrong} out, or give a database's URL or hub:OWNER/NAME"
                 raise UserError(f"`{wrong}` does not go with a file", f"recipe, `data.{side}`", remedy)
             value = _collected(one, said) if collect.is_remote(one.source) else one.source
-            found.setdefault(side, []).extend(expand(value, one.weight, said))
+            files = expand(value, one.weight, said)
+            found.setdefault(side, []).extend(files)
+            if side == "train" and said is not None:
+                said += _other_sides(Path(value).name, files)
     return found
+
+
+def _other_sides(name: str, files: Sequence[Part]) -> list[str]:
+    """What to say of training rows in a file (or a folder) that is named as another side, beside one that is named train."""
+    named = {word: part.name for part in reversed(files) for word in re.split(r"[^a-z]+", part.name.lower())}
+    other = next((side for side in ("test", "validation", "valid", "val", "dev", "eval") if side in named), None)
+    if "train" not in named or other is None or named[other] == named["train"]:
+        return []
+    side = "test" if other == "test" else "valid"
+    return [f"{name}: `{named[other]}` is read as rows to learn from, as all here are; to keep such files apart name them: data.train=..., data.{side}=..."]
 
 
 _snapshots: dict[tuple[str, str | None, str | None], tuple[str, list[str]]] = {}
@@ -131,6 +159,8 @@ def prepare(
         raise UserError(f"`data.{key}` does not go with {card.NAMES[kind]}, which have no labels", "recipe", "leave it out")
     notes: list[str] = []
     parts = inputs(settings, notes)
+    if rejected is not None and rejected.is_dir():
+        raise UserError("a folder, and the rows left out are written into a file", str(rejected), f"name the file: {rejected / 'left_out.jsonl'}")
     if rejected is not None and rejected.resolve() in {part.path.resolve() for files in parts.values() for part in files}:
         raise UserError("the rows left out would be written over the data", str(rejected), "name another file")
     place = str(parts["train"][0].path if len(parts["train"]) == 1 else sources_of(settings, "train")[0].source)
@@ -166,6 +196,10 @@ def prepare(
         counts = {side: count for side, count in ledger.count_sides(book).items() if side in wanted}
         for side, count in counts.items():
             if not count:
+                also = int(np.isin(book.verdict, (IN_TEST, IN_VALID, GROUP_IN_TEST, GROUP_IN_VALID)).sum())
+                if side == "train" and also:
+                    what = f"no row is left for train: {counted(also, 'row')} of it, or of the same `together` value, are also in valid or test"
+                    raise UserError(what, place, "give data.train rows of its own, or take valid and test from it: data: {valid: 0.1, test: 0.2}")
                 raise UserError(f"no row is left for {side}", place, f"add rows, enlarge data.{side}, or check `together`" + _blame(left_out, twins))
         if "out_of_scope" in parts and (overlap := duplicates.outside(book)):
             what = f"{counted(overlap, 'text')} of {parts['out_of_scope'][0].name} also among the training rows"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from tunesmith.data.json_text import finite
 from tunesmith.data.sources import BadRow
 
 UNSTOPPING = ("personal data", "dropped by hand", "nothing left", "too short", "too long", "another language")
@@ -32,4 +33,8 @@ def rejected_line(bad: BadRow, kept: bool = False) -> bytes:
     value = {"file": bad.source, "line": bad.line, "reason": bad.reason, "what": bad.what, "remedy": bad.remedy, "row": bad.row}
     if kept:
         value["kept"] = True
-    return (json.dumps(value, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace")
+    try:
+        line = json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:  # NaN, which columns of numbers have and JSON has not
+        line = json.dumps(finite(value), ensure_ascii=False, default=str)
+    return (line + "\n").encode("utf-8", "backslashreplace")

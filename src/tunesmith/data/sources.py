@@ -1,14 +1,12 @@
-"""What a file is by its name and its first bytes, how it is opened, and how its text becomes records, each bad one with its line and a reason."""
+"""What a file is by its name and its first bytes, how it is opened, and what it holds: records, each bad one with its line and a reason."""
 
 from __future__ import annotations
 
 import codecs
-import csv
 import errno
 import io
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +25,8 @@ INSTEAD = {
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save the sheet as .csv"),
     **dict.fromkeys((".doc", ".odt", ".rtf"), "save it as .docx or .txt"),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "unpack it, and give the folder"),
+    **dict.fromkeys((".db", ".sqlite", ".sqlite3"), "write it as a URL with a query: sqlite:///FILE"),
+    **dict.fromkeys((".duckdb", ".ddb"), "write it as a URL with a query: duckdb:///FILE"),
     **dict.fromkeys((".bz2", ".xz"), "unpack it, or pack it again with gzip or zstd"),
     **dict.fromkeys((".pkl", ".pickle", ".pt", ".npy"), "write the rows as .jsonl or .parquet; a pickle can run code and is never opened"),
 }
@@ -46,7 +46,6 @@ DISGUISES = {
     **{bytes([0x80, protocol]): "a pickle" for protocol in (2, 3, 4, 5)},
 }
 """First bytes of what is often found under the name of a text file."""
-DEEPEST_JSON = 32
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,8 @@ def kind_of(path: Path) -> tuple[str, str]:
             remedy = f"name it by what is in it: {path.stem}.jsonl{archive}"
         if archive and inner in BINARY:
             remedy = f"unpack it, and give the {inner} file"
-        raise UserError(f"the ending `{''.join(path.suffixes[-2:]) if archive else path.suffix}` cannot be read as rows", str(path), remedy)
+        named = f"the ending `{''.join(path.suffixes[-2:]) if archive else path.suffix}`" if path.suffix else "a file without an ending"
+        raise UserError(f"{named} cannot be read as rows", str(path), remedy)
     return kind, archive
 
 
@@ -272,6 +272,8 @@ def refuse_encoding(head: bytes, path: Path) -> None:
     Raises:
         UserError: UTF-16, or what is often found under the name of a text file.
     """
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        raise UserError("encoded as UTF-32, must be UTF-8", str(path), _iconv("UTF-32", path))
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or (len(head) > 3 and head[1:2] == b"\0" and head[3:4] == b"\0"):
         raise UserError("encoded as UTF-16, must be UTF-8", str(path), _iconv("UTF-16", path))
     refuse_disguise(head, path)
@@ -287,182 +289,3 @@ def refuse_disguise(head: bytes, path: Path) -> None:
         raise UserError("a git-lfs pointer, not the data", str(path), "run `git lfs pull`")
     if kind not in (".html", ".htm") and head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise UserError("looks like an HTML page, perhaps a saved error page", str(path), "download the data file itself")
-
-
-def csv_values(lines: Iterable[str], first: str, path: Path, out: Records) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    """Records of a table.
-
-    Args:
-        lines: with their ends; they begin where the file does.
-        first: its first line that is not empty, which says what divides the fields.
-        path: the file, for messages.
-        out: has the source for them, and gets the columns, the notes and the delimiter before the first record is given.
-
-    Yields:
-        The 1-based line that a record begins on, and the record, or why it is bad.
-
-    Raises:
-        UserError: JSON, a column that occurs twice, or a quote that is never closed.
-    """
-    kind, archive = ending(path)
-    if kind == ".csv" and first.startswith(("{", "[{")):
-        raise UserError("looks like JSON, not CSV", str(path), f"name it {path.name[: path.name.index('.')]}.jsonl{archive}")
-    delimiter = "\t" if kind == ".tsv" else max(",;\t|", key=lambda mark: (first.count(mark), mark == ","))
-    csv.field_size_limit(MOST_LINE_CHARACTERS)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    rows = _rows(reader, path)
-    header = [name.strip() for name in next(fields for fields in rows if fields)]
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise UserError(f"column `{repeated[0]}` occurs {header.count(repeated[0])} times in the header", f"{path}:1", "rename one of them")
-    out.columns, out.delimiter = header, delimiter
-    if delimiter != "," and kind == ".csv":
-        out.notes.append(f"{out.source}: fields are separated by {delimiter!r}")
-    start = reader.line_num + 1
-    for fields in rows:
-        line, start = start, reader.line_num + 1
-        if not fields:
-            continue
-        if len(fields) != len(header):
-            what = f"{len(fields)} fields, the header has {len(header)}"
-            yield line, BadRow(out.source, line, "ragged row", what, f"quote fields that contain {delimiter!r} or line breaks", fields)
-        else:
-            yield line, dict(zip(header, fields, strict=True))
-
-
-def _rows(reader: Any, path: Path) -> Iterator[list[str]]:
-    start = 1
-    while True:
-        try:
-            start = reader.line_num + 1
-            yield next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            what = f"not CSV: {error}"
-            if "end of data" in str(error):
-                what = f"a quote opened in the row that starts at line {start} is never closed"
-            raise UserError(what, f"{path}:{start}", 'close the quote, and write a quote inside a quoted field twice: ""') from error
-
-
-def refuse_table(text: str, path: Path) -> None:
-    """Say that a file named .jsonl is a table, by how it begins."""
-    if _like_csv(next(iter(text.splitlines()), "")):  # a carriage return alone ends a line too, as old Excel for Mac writes
-        raise UserError("looks like CSV, not JSON lines", str(path), f"name it {path.name[: path.name.index('.')]}.csv{ending(path)[1]}")
-
-
-def an_object(value: Any, number: int, source: str) -> dict[str, Any] | BadRow:
-    """What a line of JSON holds when that is an object, or already known to be bad; else why it is bad."""
-    if isinstance(value, (dict, BadRow)):
-        return value
-    what = f"expected an object {{...}}, found {json_type(value)}"
-    return BadRow(source, number, "not an object", what, "write one object a line", value)
-
-
-def _like_csv(first: str) -> bool:
-    """Whether the first line of a file named .jsonl is the header of a table: divided fields that are not JSON."""
-    try:
-        json.loads(first)
-    except (ValueError, RecursionError):
-        return not first.startswith("{") and any(mark in first for mark in ",;\t")
-    return False
-
-
-def json_line(line: str, number: int, source: str, last: bool, length: int | None = None) -> Any:
-    """The value of one line, or a BadRow.
-
-    Args:
-        line: without its end.
-        number, source: its 1-based number and its file.
-        last: nothing follows it, not even a line feed: it may be cut off.
-        length: its characters, when `line` is only its beginning.
-    """
-    if (length or len(line)) <= MOST_LINE_CHARACTERS and (flat := flat_objects([line])) is not None:
-        return flat[0]
-
-    def bad(reason: str, what: str, remedy: str) -> BadRow:
-        return BadRow(source, number, reason, what, remedy, line[:1000])
-
-    length = length or len(line)
-    if length > MOST_LINE_CHARACTERS:
-        return bad("line too long", f"{length:,} characters, the limit is {MOST_LINE_CHARACTERS:,}", "split the text into several rows")
-    try:
-        value = _decoded(line)
-    except json.JSONDecodeError as error:
-        if last and (error.pos >= len(line.rstrip()) - 1 or not line.rstrip().endswith("}")):
-            return bad("unfinished JSON", "the last line ends in the middle of an object", "copy the file again; it was cut off")
-        hint = "use double quotes" if "'" in line[:3] else "check commas and quotes there"
-        return bad("not JSON", f"not JSON at column {error.colno}: {error.msg}", hint)
-    except RecursionError:
-        return bad("too deep", f"nested deeper than {DEEPEST_JSON}", "flatten the object")
-    except ValueError as error:
-        return bad("not JSON", str(error), "write each key once, and null for a missing value")
-    if line.count("[") + line.count("{") > DEEPEST_JSON and _depth(value) > DEEPEST_JSON:  # the count is quick and spares most lines the walk
-        return bad("too deep", f"nested deeper than {DEEPEST_JSON}", "flatten the object")
-    return value
-
-
-def flat_objects(lines: Sequence[str]) -> list[dict[str, Any]] | None:
-    """The objects of lines that hold one each, none within another and no key given twice, read at once in half the time; None: look at each.
-
-    Where every line begins with `{` and ends with `}`, there are no more of `{` than lines and as many objects as lines, each line is an object: a string
-    or an object that went on in the next line would need a `{` more.
-    A key is followed by a colon, so where there are no more colons than keys none is given twice. Nor where there are no more of `":`, with no white space
-    before any colon.
-    """
-    whole = "\n".join(lines)
-    if whole.count("{") != len(lines) or whole.count("}\n{") != len(lines) - 1 or whole[:1] != "{" or whole[-1:] != "}":
-        return None
-    if len(whole) > MOST_LINE_CHARACTERS or (whole.count("[") >= DEEPEST_JSON and any(line.count("[") >= DEEPEST_JSON for line in lines)):
-        return None
-    try:
-        values, end = SCAN_PLAIN("[" + whole.replace("\n", ",") + "]", 0)
-    except (StopIteration, ValueError, RecursionError):
-        return None
-    if end != len(whole) + 2 or len(values) != len(lines) or not all(type(one) is dict for one in values):
-        return None
-    keys = sum(map(len, values))
-    if whole.count(":") == keys or (whole.count('":') == keys and " :" not in whole and "\t:" not in whole and "\r:" not in whole):
-        return values  # type: ignore[no-any-return]  # which are dicts
-    return None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"key `{next(n for n in names if names.count(n) > 1)}` is given twice")
-    return out
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _decoded(line: str) -> Any:
-    """The value of a line; the decoder itself would look for white space around it by two patterns, which takes as long as a short line."""
-    try:
-        value, end = SCAN(line, 0)
-    except StopIteration:
-        return STRICT.decode(line)
-    return value if end == len(line) else STRICT.decode(line)
-
-
-STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
-"""Made once: json.loads would make one a line, which takes longer than the line."""
-SCAN: Callable[[str, int], tuple[Any, int]] = getattr(STRICT, "scan_once")  # noqa: B009  # which its type does not tell
-SCAN_PLAIN: Callable[[str, int], tuple[Any, int]] = getattr(json.JSONDecoder(parse_constant=_no_constant), "scan_once")  # noqa: B009
-
-
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level and depth <= DEEPEST_JSON + 1:
-        level = [x for v in level if isinstance(v, (dict, list)) for x in (v.values() if isinstance(v, dict) else v)]
-        depth += 1
-    return depth
-
-
-def json_type(value: Any) -> str:
-    """What a JSON value is, in words: `text`, `a number`, `a list`, `null` ..."""
-    names = {str: "text", bool: "true/false", int: "a number", float: "a number", list: "a list", dict: "an object", type(None): "null"}
-    return names.get(type(value), type(value).__name__)

@@ -113,6 +113,8 @@ class FirstPass:
                 if room < 0:
                     break
             lines = clean.boilerplate(sample, self.settings.clean)
+        if side == "train" and self.kind == "document":
+            self.notes += _folders(parts)
         for mended in self._crew.each(self._pieces(index, side, parts, lines)):
             self._take(mended)
 
@@ -145,7 +147,8 @@ class FirstPass:
         self.rejected += mended.rejected
         self.stopping += mended.stopping
         self.shown += mended.shown[: MOST_SHOWN - len(self.shown)]
-        self.notes += [f"{bad.source}:{bad.line}: {bad.what}; the rows before it are taken" for bad in mended.shown if bad.reason == BROKEN_FILE]
+        broken = [bad for bad in mended.shown if bad.reason == BROKEN_FILE]
+        self.notes += [f"{bad.source}:{bad.line}: {bad.what}{'; the rows before it are taken' if bad.line > 1 else ''}" for bad in broken]
         self.changed += mended.changed
         self.personal += mended.personal
         self.given |= mended.given
@@ -178,7 +181,6 @@ class FirstPass:
     def _layout(self, stream: Stream, side: str, alone: bool) -> Layout:
         """The layout of a file, by its first records; one without columns where it has none, and is not the only file."""
         if ending(stream.path)[0] in DOCUMENTS:  # each would be parsed twice, and has one column
-            stream.columns = {"text": None}
             return self._found(stream, side, [])
         records, bad, count = [], [], 0
         for number, (_, value) in enumerate(_records(stream, alone)):
@@ -200,7 +202,7 @@ class FirstPass:
         if side == "out_of_scope":
             column = "text" if ending(stream.path)[0] in DOCUMENTS else self.columns.get("text")
             settings, kind = settings.model_copy(update={"text": column}), "outside"
-        found, said = layout(settings, kind, stream.path, stream.columns, records)
+        found, said = layout(settings, kind, stream.path, stream.columns, records, stream.name)
         if ending(stream.path)[0] not in (".jsonl", ".ndjson", ".json") and kind != "outside":
             _check_seen(self.settings, stream, side)
         self.notes += [text for text in (*stream.notes, *said) if text not in self.notes]
@@ -270,14 +272,26 @@ class FirstPass:
 
 def _records(stream: Stream, alone: bool) -> Iterator[Item]:
     """The records of a file; of one among several that cannot be read, or not to its end, the last is a bad row that says so."""
+    line = 0
     try:
-        yield from stream
+        for line, value in stream:
+            yield line, value
     except BrokenFile as error:
         if alone:
             raise
         place = error.where.removeprefix(f"{stream.path}:")
-        line = int(place) if place.isdigit() else 1
+        line = int(place) if place.isdigit() else line + 1
         yield line, BadRow(stream.name, line, BROKEN_FILE, error.what, error.remedy)
+
+
+def _folders(parts: Sequence[Part]) -> list[str]:
+    """What to say of documents in several folders, whose names may be labels."""
+    inside = [part for part in parts if "/" in part.name and ending(part.path)[0] in DOCUMENTS]
+    folders = {part.name.split("/")[-2] for part in inside}
+    if len(folders) < 2:
+        return []
+    top = inside[0].path.parents[inside[0].name.count("/")].name
+    return [f"{top}: the documents lie in {len(folders)} folders, whose names are the column `folder`; if they are labels: data.label=folder"]
 
 
 def _check_seen(settings: DataSettings, stream: Stream, side: str) -> None:
@@ -288,6 +302,6 @@ def _check_seen(settings: DataSettings, stream: Stream, side: str) -> None:
     for key, name in [("time", settings.time), *((f"attributes.{name}", name) for name in settings.attributes)]:
         if name is not None and name not in stream.columns:
             what = f"no column `{name}`{nearest(name, stream.columns)}"
-            errors.append(UserError(what, f"{stream.path.name}:1", f"the columns are {some(stream.columns)}; set data.{key} to one of them"))
+            errors.append(UserError(what, f"{stream.name}:1", f"the columns are {some(stream.columns)}; set data.{key} to one of them"))
     if errors:
         raise Problems(errors)

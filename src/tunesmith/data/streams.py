@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from tunesmith.data import documents, sources
+from tunesmith.data import csv_text, documents, json_text, sources
 from tunesmith.data.sources import BadRow, Records
 from tunesmith.errors import UserError
 from tunesmith.files import as_user_error
@@ -34,7 +33,8 @@ class BrokenFile(UserError):
 class Stream:
     """The records of a file as (1-based line, record or BadRow), in order; each iteration reads the file anew.
 
-    A table's line is its row, an array's its item; a document that fills a file (Markdown, HTML, PDF, Word) is on line 1.
+    A table's line is its row, an array's its item; a document that fills a file (Markdown, HTML, PDF, Word) is on line 1. A document has the columns
+    `text` and, where its file is named with the folder that it lies in, `folder`.
 
     Args:
         path: the file.
@@ -42,7 +42,7 @@ class Stream:
 
     Attributes:
         path, name.
-        columns: those met so far, in order; of a table all of them from the first record on.
+        columns: those met so far, in order; of a table all of them from the first record on, of documents at once.
         notes: remarks to say aloud, each `name: remark`.
         at: bytes of the file read so far, to tell the progress by.
         delimiter: what divides a table's fields, known from the first record on.
@@ -58,13 +58,16 @@ class Stream:
         readers: dict[str, Callable[[], Iterator[Item]]] = columns | tables | {".txt": self._texts}
         self._reader = readers.get(kind) or partial(self._document, kind)
         self.path, self.name = path, name or path.name
-        self.columns: dict[str, None] = {}
+        folder = self.name.rpartition("/")[0].rpartition("/")[2]
+        self._beside = {"folder": folder} if folder else {}
+        self._documents = kind in sources.DOCUMENTS
+        self.columns = self._first_columns()
         self.notes: list[str] = []
         self.at = 0
         self.delimiter, self.plain = ",", True
 
     def __iter__(self) -> Iterator[Item]:
-        self.columns, self.notes, self.at = {}, [], 0
+        self.columns, self.notes, self.at = self._first_columns(), [], 0
         empty, before = True, self._stamp()
         try:
             for one in self._reader():
@@ -77,6 +80,9 @@ class Stream:
         if self._stamp() != before:
             raise UserError("it was changed while it was read", str(self.path), "wait until it is written, then give the same command again")
         self.at = before[0]
+
+    def _first_columns(self) -> dict[str, None]:
+        return dict.fromkeys(("text", *self._beside)) if self._documents else {}
 
     def _stamp(self) -> tuple[int, int]:
         try:
@@ -156,19 +162,23 @@ class Stream:
         return False
 
     def _objects(self) -> Iterator[Item]:
+        with self._text("\n") as (file, _):
+            if begin := json_text.wrapped(file.read(BLOCK_CHARACTERS)):
+                yield from self._array("one JSON object that holds the rows", begin)
+                return
         begun = False
         for lines in self._json_blocks():
             if not begun:
-                number, first, _, _ = lines[0]
+                first = lines[0][1]
                 if first.lstrip().startswith("["):
-                    yield from self._array()
+                    yield from self._array("one JSON array", 1)
                     return
-                if first.strip() == "{" and sources.ending(self.path)[0] == ".json":
-                    remedy = f"write its rows one object a line; if they are its key `data`: jq -c '.data[]' {self.path.name} > rows.jsonl"
-                    raise UserError("one JSON object over several lines, expected one a line or an array of them", f"{self.path}:{number}", remedy)
-                sources.refuse_table(first.lstrip(), self.path)
+                if json_text.OVER_LINES.fullmatch(first.strip()) and not any(line.startswith("{") for _, line, _, _ in lines[1:2]):
+                    yield from self._array("JSON objects over several lines", 0)
+                    return
+                json_text.refuse_table(first.lstrip(), self.path)
                 begun = True
-            quick = sources.flat_objects([line for _, line, _, _ in lines])
+            quick = json_text.flat_objects([line for _, line, _, _ in lines])
             for one in quick or ():
                 if not one.keys() <= self.columns.keys():
                     self._meet(one)
@@ -176,7 +186,7 @@ class Stream:
                 yield from zip([number for number, _, _, _ in lines], quick, strict=True)
                 continue
             for number, line, ended, length in lines:
-                value = sources.an_object(sources.json_line(line, number, self.name, not ended, length), number, self.name)
+                value = json_text.an_object(json_text.json_line(line, number, self.name, not ended, length), number, self.name)
                 self._meet(value)
                 yield number, value
 
@@ -184,19 +194,20 @@ class Stream:
         if isinstance(value, dict) and not value.keys() <= self.columns.keys():
             self.columns |= dict.fromkeys(value)
 
-    def _array(self) -> Iterator[Item]:
-        self.notes.append(f"{self.name}: one JSON array; its items are numbered from 1 where lines are named")
+    def _array(self, what: str, begin: int) -> Iterator[Item]:
+        """Items that are not one a line; `begin` as for `json_text.items`."""
+        self.notes.append(f"{self.name}: {what}; {'its items' if begin else 'they'} are numbered from 1 where lines are named")
         with self._text("\n") as (file, raw):
-            for number, item in enumerate(_array_items(iter(partial(file.read, 1 << 20), ""), self.path), 1):
-                value = sources.an_object(sources.json_line(item, number, self.name, last=False), number, self.name)
+            for number, item in enumerate(json_text.items(iter(partial(file.read, 1 << 20), ""), self.path, begin), 1):
+                value = json_text.an_object(json_text.json_line(item, number, self.name, last=False), number, self.name)
                 self._meet(value)
                 self.at = raw.tell()
                 yield number, value
 
     def _table(self) -> Iterator[Item]:
         out = Records(self.name, [])
-        first = next((line for line, _ in self._lines("") if line.strip("\r\n")), "")
-        values = sources.csv_values(self._fields(), next(iter(first.splitlines()), ""), self.path, out)
+        head = [line.strip("\r\n") for line, _ in islice((one for one in self._lines("") if one[0].strip("\r\n")), 2)]
+        values = csv_text.csv_values(self._fields(), head, self.path, out)
         for number, (line, value) in enumerate(values):
             if not number:
                 self.columns, self.delimiter = dict.fromkeys(out.columns), out.delimiter
@@ -207,8 +218,7 @@ class Stream:
         """Lines for the reader of tables, which holds a whole field at once."""
         for number, (line, length) in enumerate(self._lines(""), 1):
             if length > sources.MOST_LINE_CHARACTERS:
-                what = f"not CSV: field larger than field limit ({sources.MOST_LINE_CHARACTERS})"
-                raise UserError(what, f"{self.path}:{number}", 'close the quote, and write a quote inside a quoted field twice: ""')
+                raise csv_text.too_long(self.path, number)
             yield line
 
     def _parquet(self) -> Iterator[Item]:
@@ -253,85 +263,13 @@ class Stream:
                     yield number, value if isinstance(value, dict) else BadRow(self.name, number, *value)
 
     def _texts(self) -> Iterator[Item]:
-        self.columns = {"text": None}
-        yield from documents.divided(partial(self._lines, None), self.name, self.notes)
+        for line, value in documents.divided(partial(self._lines, None), self.name, self.notes):
+            yield line, value | self._beside if isinstance(value, dict) else value
 
     def _document(self, kind: str) -> Iterator[Item]:
-        self.columns = {"text": None}
         found, remarks = documents.whole(self.path, kind, self.name)
         self.notes = [f"{self.name}: {remark}" for remark in remarks]
-        yield (found.line, found) if isinstance(found, BadRow) else (1, {"text": found})
-
-
-def _array_items(pieces: Iterator[str], path: Path) -> Iterator[str]:
-    """The text of each item of a JSON array.
-
-    Args:
-        pieces: the file's text in pieces of any size.
-        path: the file, for messages.
-
-    Raises:
-        UserError: no JSON (with the line), or an item longer than sources.MOST_LINE_CHARACTERS.
-    """
-    decoder, space, number = json.JSONDecoder(), re.compile(r"[ \t\n\r]*"), re.compile(r"[\d.eE+-]*\Z")
-    held, at = "", 0  # text that is read, and where in it we are
-    gone, lines, start = 0, 1, 0  # characters before it, the line it begins on, and where in the file that line begins
-
-    def more() -> bool:
-        nonlocal held, at, gone, lines, start
-        piece = next(pieces, "")
-        start = gone + held.rfind("\n", 0, at) + 1 if "\n" in held[:at] else start
-        lines += held.count("\n", 0, at)
-        held, gone, at = held[at:] + piece, gone + at, 0
-        return bool(piece)
-
-    def mark() -> str:
-        """The next character that is no white space; nothing at the end."""
-        nonlocal at
-        while True:
-            at = space.match(held, at).end()  # type: ignore[union-attr]  # it matches nothing too
-            if at < len(held) or not more():
-                return held[at : at + 1]
-
-    def line(place: int) -> int:
-        return lines + held.count("\n", 0, place)
-
-    def wrong(message: str, place: int) -> UserError:
-        column = place - held.rfind("\n", 0, place) if "\n" in held[:place] else gone + place + 1 - start
-        what = f"not JSON: {message}: line {line(place)} column {column} (char {gone + place})"
-        return UserError(what, f"{path}:{line(place)}", "mend it there, or write one object a line")
-
-    mark()
-    at += 1
-    ended = mark() == "]"
-    at += ended
-    while not ended:
-        mark()
-        if len(held) - at > sources.MOST_LINE_CHARACTERS + (1 << 20):
-            what = f"an item of more than {sources.MOST_LINE_CHARACTERS:,} characters"
-            raise UserError(what, f"{path}:{line(at)}", "split the text into several rows")
-        try:
-            end = decoder.raw_decode(held, at)[1]
-        except json.JSONDecodeError as error:
-            problem = wrong(error.msg, error.pos)
-            cut = error.pos >= len(held) - 12 or error.msg.startswith("Unterminated string")  # 12: an escaped pair of surrogates
-            if cut and more():
-                continue
-            raise problem from error
-        except RecursionError as error:
-            what = f"nested deeper than {sources.DEEPEST_JSON}"
-            raise UserError(what, f"{path}:{line(at)}", "flatten the object") from error
-        if held[end - 1] not in '"}]' and number.match(held, end) and more():
-            continue  # it may go on
-        yield held[at:end]
-        at = end
-        found = mark()
-        if found not in (",", "]"):
-            raise wrong("Expecting ',' delimiter", at)
-        at += 1
-        ended = found == "]"
-    if mark():
-        raise wrong("Extra data", at)
+        yield (found.line, found) if isinstance(found, BadRow) else (1, {"text": found, **self._beside})
 
 
 def _plain(kind: Any) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tunesmith.data.sources import json_type
+from tunesmith.data.json_text import json_type
+from tunesmith.errors import nearest
 
 Wrong = tuple[str, str, str]
 """A short reason to count by, what was found, the remedy."""
@@ -37,6 +38,14 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "prompt": ("messages",),
 }
 """The columns that hold a kind's texts, in the order in which they are read."""
+
+
+OTHERWISE: dict[type, str] = {
+    list: "join its texts into one, or give each a row of its own",
+    dict: "give its text a column of its own; a whole table in one object is written by rows: pandas to_json(path, orient='records', lines=True)",
+    bytes: "write the column as text, not as binary",
+}
+"""Remedies for what is no text."""
 
 
 def even(text: str) -> str:
@@ -92,10 +101,10 @@ def text_in(record: dict[str, Any], column: str, what: str) -> str | Wrong:
     """A text that must be there; `what` names it in messages (text, prompt, completion)."""
     value = record.get(column)
     if value is None or (isinstance(value, str) and (not value or value.isspace())):
-        state = "missing" if column not in record else "blank"
+        state = "blank" if column in record else f"missing{nearest(column, record)}"
         remedy = "fill it in or delete the row"
         return f"no {what}", f"the {what} in column `{column}` is {state}", remedy
     if not isinstance(value, str):
-        remedy = "map it as data.messages" if isinstance(value, list) and what != "text" else "write it in quotes"
+        remedy = "map it as data.messages" if isinstance(value, list) and what != "text" else OTHERWISE.get(type(value), "write it in quotes")
         return f"{what} of another type", f"column `{column}` holds {json_type(value)}, expected text", remedy
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -143,6 +144,8 @@ class DataSettings(Settings):
     @field_validator("valid", "test")
     @classmethod
     def _fraction_or_file(cls, value: float | str | SourceSettings) -> float | str | SourceSettings:
+        if isinstance(value, str) and re.fullmatch(r"\d+([.,]\d+)?\s*%", Path(value).name):
+            raise ValueError("is a share in percent; write it between 0 and 1, as in 0.1")
         if isinstance(value, float) and not 0 < value < 1:
             raise ValueError("must lie between 0 and 1, or be a file or `none`")
         return value
@@ -238,7 +241,9 @@ def stop_for(bad: Sequence[BadRow], rejected: Path | None, count: int = 0) -> Pr
         rejected: the file that has them all; None for none.
         count: how many there are; 0 for as many as in `bad`.
     """
-    shown, count = [one.error() for one in bad[:MOST_SHOWN]], count or len(bad)
+    first, count = list(bad[:MOST_SHOWN]), count or len(bad)
+    after = [one.remedy for one in first[1:]] + [""]  # a remedy of several rows running is said once
+    shown = [UserError(one.what, f"{one.source}:{one.line}", "" if one.remedy == then else one.remedy) for one, then in zip(first, after, strict=True)]
     if count > MOST_SHOWN:
         shown.append(UserError(f"and {count - MOST_SHOWN} more"))
     place = f"; all are in {rejected}" if rejected else ""
