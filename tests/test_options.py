@@ -69,8 +69,19 @@ def test_a_warning_when_the_base_does_not_know_the_language(recipe_file: Path, c
     heard: list[dict] = []
     options = pipeline.Options(runs_dir=tmp_path / "runs", until="prepare", listen=heard.append)
     pipeline.run(recipe.load(recipe_file, [f"model={base}"]), options)
-    (said,) = [event["text"] for event in heard if event["kind"] == "warning"]
-    assert "`fr`" in said and "was made for en" in said and "choose a base" in said
+    (said,) = [event["text"] for event in heard if event["kind"] == "warning" and "choose a base" in event["text"]]
+    assert "`fr`" in said and "was made for en" in said
+
+
+def test_what_preparing_left_out_and_warns_of_is_said_by_the_run(recipe_file: Path, colours: Path, tmp_path: Path) -> None:
+    write_csv(colours, [*colour_rows(40), *colour_rows(40)[:3], {"text": "", "label": "red", "who": "p1"}])
+    heard: list[dict] = []
+    options = pipeline.Options(runs_dir=tmp_path / "runs", until="inspect", listen=heard.append)
+    pipeline.run(recipe.load(recipe_file, ["data.on_bad_row=reject", "data.inspect.coverage=true"]), options)
+    said = {event["kind"]: [one["text"] for one in heard if one["kind"] == event["kind"]] for event in heard if "text" in event}
+    assert "4 rows left out (duplicate 3, no text 1); data/rejected.jsonl has them" in said["note"]
+    assert any(text.startswith("the test split has only ") for text in said["warning"])
+    assert any(text.startswith("no regions of meaning were looked for: ") and text.endswith("at least 100 are needed") for text in said["note"])
 
 
 @pytest.mark.parametrize("truncation", ["head", "tail", "head_tail", "windows"])

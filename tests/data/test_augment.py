@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data import augment, rows
+from tunesmith.data import augment, noise, rows
 from tunesmith.data.augment import AugmentSettings
 from tunesmith.data.texts import even
 from tunesmith.errors import UserError
@@ -27,12 +27,12 @@ texts = st.tuples(pieces, st.sampled_from([" ", "  ", "\n"])).map(lambda drawn: 
 
 def made_by(how: str, text: str, rate: float = 0.2, seed: int = 0) -> str:
     rng = random.Random(seed)
-    return augment.synonyms(text, rate, rng, WORDS) if how == "synonyms" else augment.LOCAL[how](text, rate, rng)
+    return noise.synonyms(text, rate, rng, WORDS) if how == "synonyms" else noise.LOCAL[how](text, rate, rng)
 
 
 @given(texts | st.text(max_size=60))
 def test_pieces_join_to_the_text(text: str) -> None:
-    split, free = augment.parts(text)
+    split, free = noise.parts(text)
     assert "".join(split) == text and all(split) and all(split[at][0].isalpha() for at in free)
 
 
@@ -40,7 +40,7 @@ def test_pieces_join_to_the_text(text: str) -> None:
 @given(text=texts, how=st.sampled_from(LOCAL), seed=st.integers(0, 9), rate=st.sampled_from([0.1, 0.5]))
 def test_numbers_addresses_and_placeholders_are_never_touched(text: str, how: str, seed: int, rate: float) -> None:
     new = made_by(how, text, rate, seed)
-    assert augment.scan(new)[1] == augment.scan(text)[1]
+    assert noise.scan(new)[1] == noise.scan(text)[1]
     for one in KEPT:
         assert new.count(one) == text.count(one)
 
@@ -58,7 +58,7 @@ def test_variants_differ_are_not_blank_and_hang_on_the_id_alone(text: str, row: 
 def test_each_step_by_example() -> None:
     assert {made_by("typos", "card", 0.1, seed) for seed in range(60)} == {"crad", "cadr", "crd", "cad", "caard", "carrd"}
     assert {made_by("keyboard", "Quit", 0.1, seed) for seed in range(200)} == {"Wuit", "Auit"} | {
-        word for k, letter in enumerate("uit", 1) for near in augment.NEIGHBOURS[letter] for word in ["Quit"[:k] + near + "Quit"[k + 1 :]]
+        word for k, letter in enumerate("uit", 1) for near in noise.NEIGHBOURS[letter] for word in ["Quit"[:k] + near + "Quit"[k + 1 :]]
     }
     assert {made_by("drop", "I do not pay", 0.1, seed) for seed in range(40)} == {"do not pay", "I not pay", "I do not"}
     assert {made_by("swap", "pay by card, now", 0.1, seed) for seed in range(40)} == {"by pay card, now", "pay card by, now"}
@@ -67,19 +67,19 @@ def test_each_step_by_example() -> None:
 
 
 def test_the_longest_phrase_wins_and_those_that_overlap_are_not_mixed() -> None:
-    assert {augment.synonyms("log in", 0.5, random.Random(n), {"log": ("wood",), "log in": ("sign in",)}) for n in range(20)} == {"sign in"}
+    assert {noise.synonyms("log in", 0.5, random.Random(n), {"log": ("wood",), "log in": ("sign in",)}) for n in range(20)} == {"sign in"}
     words = {"log in": ("sign in",), "in money": ("with cash",)}
-    assert {augment.synonyms("log in money", 0.5, random.Random(n), words) for n in range(20)} == {"sign in money", "log with cash"}
+    assert {noise.synonyms("log in money", 0.5, random.Random(n), words) for n in range(20)} == {"sign in money", "log with cash"}
 
 
 def test_what_touches_a_placeholder_is_one_code_with_it() -> None:
-    assert augment.scan("see ID-[NUMBER] or {name}s (20%).")[1] == ["ID-", "[NUMBER]", "{name}", "s", "20%"]
-    assert [augment.parts("see ID-[NUMBER] or {name}s")[0][at] for at in augment.parts("see ID-[NUMBER] or {name}s")[1]] == ["see", "or"]
+    assert noise.scan("see ID-[NUMBER] or {name}s (20%).")[1] == ["ID-", "[NUMBER]", "{name}", "s", "20%"]
+    assert [noise.parts("see ID-[NUMBER] or {name}s")[0][at] for at in noise.parts("see ID-[NUMBER] or {name}s")[1]] == ["see", "or"]
 
 
 def test_neighbours_are_the_keys_that_touch() -> None:
-    assert augment.NEIGHBOURS["g"] == list("bfhtvy") and augment.NEIGHBOURS["q"] == list("aw") and augment.NEIGHBOURS["m"] == list("jkn")
-    assert all(a in augment.NEIGHBOURS[b] for a, beside in augment.NEIGHBOURS.items() for b in beside)
+    assert noise.NEIGHBOURS["g"] == list("bfhtvy") and noise.NEIGHBOURS["q"] == list("aw") and noise.NEIGHBOURS["m"] == list("jkn")
+    assert all(a in noise.NEIGHBOURS[b] for a, beside in noise.NEIGHBOURS.items() for b in beside)
 
 
 def test_the_rate_is_a_share_of_the_words_and_one_at_least() -> None:
@@ -242,7 +242,7 @@ def test_labels_of_rows_without_labels() -> None:
 def test_synonyms_are_read(tmp_path: Path) -> None:
     path = tmp_path / "words.csv"
     path.write_text("# ours\nCard,bank card, card ,plastic\n\nlog  in\tsign in\tenter\nCARD,plastic,debit card\n", "utf-8-sig")
-    assert augment.read_synonyms(path) == {"card": ("bank card", "plastic", "debit card"), "log in": ("sign in", "enter")}
+    assert noise.read_synonyms(path) == {"card": ("bank card", "plastic", "debit card"), "log in": ("sign in", "enter")}
 
 
 @pytest.mark.parametrize(
@@ -260,10 +260,10 @@ def test_a_list_that_cannot_be_used(text: bytes, message: str, tmp_path: Path) -
     path = tmp_path / "words.csv"
     path.write_bytes(text)
     with pytest.raises(UserError) as caught:
-        augment.read_synonyms(path)
+        noise.read_synonyms(path)
     assert str(caught.value) == f"{path}{message}"
 
 
 def test_a_list_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
-        augment.read_synonyms(tmp_path / "words.csv")
+        noise.read_synonyms(tmp_path / "words.csv")

@@ -156,9 +156,10 @@ def written(path: Path, count: int = 5) -> Path:
 
 
 def test_corrections_are_read_back(tmp_path: Path) -> None:
-    path = correct(written(tmp_path), ["", "other", "+", "-", " drop "])
+    path = correct(written(tmp_path), ["", "other", "+", "-", " - "])
     assert labels.corrections(path, NAMES) == {"id1": ("other",), "id2": ("refund",), "id3": None, "id4": None}
-    assert labels.corrections(correct(written(tmp_path, 1), ["drop"]), ["drop", "card"]) == {"id0": ("drop",)}  # a label of the data is a label
+    assert labels.corrections(correct(written(tmp_path, 1), ["-"]), ["-", "card"]) == {"id0": ("-",)}  # a label of the data is a label
+    assert labels.corrections(correct(written(tmp_path, 1), ["drop"])) == {"id0": ("drop",)}
 
 
 def test_corrections_of_rows_with_several_labels(tmp_path: Path) -> None:
@@ -210,7 +211,20 @@ def test_a_character_that_no_reader_takes_is_shown() -> None:
     assert labels.shortened("a\0b") == "a␀b"
 
 
-@given(st.text(alphabet="'=+-@\t\rab ＝", max_size=6))
+@pytest.mark.parametrize("cell", ["00417", "1234567890123456", "12e5", "3-4", "2026-01-05", "1.50", "12:30", "true", "FALSE", "'007"])
+def test_no_cell_is_saved_as_another(cell: str, tmp_path: Path) -> None:
+    path = tmp_path / "suspects.csv"
+    labels.write_suspects(path, [Suspect(cell, "f:1", "t", ("card",), (cell,), 0.9)])
+    assert list(csv.reader(path.read_text("utf-8-sig").splitlines()))[1][0] == "'" + cell
+    assert labels.corrections(correct(path, ["+"])) == {cell: (cell,)}
+
+
+@pytest.mark.parametrize("cell", ["417", "0", "c0ffee00c0ffee00", "12e5x", "3 days", "truer", "1 2 3"])
+def test_a_cell_that_is_safe_stays_as_it_is(cell: str) -> None:
+    assert labels.guarded(cell) == cell
+
+
+@given(st.text(alphabet="'=+-@\t\rab ＝01e.", max_size=6))
 def test_guarding_can_be_undone(cell: str) -> None:
     assert labels.unguarded(labels.guarded(cell)) == cell
     assert not labels.guarded(cell).startswith(("=", "+", "-", "@", "\t", "\r", "＝"))

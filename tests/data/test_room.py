@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import json
 import random
 import sqlite3
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -291,7 +293,7 @@ def test_a_database_is_a_source(tmp_path: Path) -> None:
 def test_corrected_labels_replace_those_given(tmp_path: Path) -> None:
     data = [{**row, "key": i} for i, row in enumerate(labelled(40))]
     fixes = tmp_path / "fixes.csv"
-    fixes.write_text("id,text,label,suggested,score,correct\n0,a,x,z,0.9,+\n1,b,y,x,0.8,drop\n2,c,z,x,0.7,\n99,d,x,y,0.6,y\n")
+    fixes.write_text("id,text,label,suggested,score,correct\n0,a,x,z,0.9,+\n1,b,y,x,0.8,-\n2,c,z,x,0.7,\n99,d,x,y,0.6,y\n")
     card, kept, _left = prepare(tmp_path, data, id="key", corrections=str(fixes), valid="none", test="none")
     found = {one["id"]: one["labels"] for one in kept["train"]}
     assert found["0"] == ["z"] and "1" not in found and found["2"] == ["z"] and card["corrected"] == 2
@@ -397,7 +399,8 @@ def test_preferences_of_three_layouts(tmp_path: Path, form: str) -> None:
 
 def test_what_needs_labels_is_refused_without_them(tmp_path: Path) -> None:
     data = [{"text": sentence(i)} for i in range(20)]
-    for more, key in (({"split_by": "strata"}, "split_by: strata"), ({"balance": {"how": "over"}}, "balance.how")):
+    asks: list[tuple[Row, str]] = [({"split_by": "strata"}, "split_by: strata"), ({"balance": {"how": "over"}}, "balance.how")]
+    for more, key in [*asks, ({"inspect": {"labels": True}}, "inspect.labels")]:
         with pytest.raises(UserError, match=f"`data.{key}` does not go with documents, which have no labels"):
             prepare(tmp_path, data, "document", **more)
 
@@ -576,3 +579,137 @@ def test_rows_left_out_go_into_a_file_not_a_folder(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", labelled(30))
     with pytest.raises(UserError, match=r"a folder, and the rows left out are written into a file\n  -> name the file: .*left_out\.jsonl"):
         room.prepare(DataSettings(train=str(path)), "labelled", tmp_path / "out", None, tmp_path)
+
+
+@pytest.mark.parametrize("near", [0.8, None])
+def test_a_text_is_the_same_however_unicode_writes_its_accents(tmp_path: Path, near: float | None) -> None:
+    data = [{"text": f"tôi muốn đổi mật khẩu của tài khoản này được không {sentence(i, 4)}", "label": "xyz"[i % 3]} for i in range(40)]
+    test = write(tmp_path / "test.jsonl", [{**row, "text": unicodedata.normalize("NFD", row["text"])} for row in data[:10]])
+    card, _kept, _left = prepare(tmp_path, data, test=str(test), valid="none", duplicates={"near": near})
+    assert card["rejected"] == {"in test too": 10}
+
+
+@pytest.mark.parametrize("key", [None, "MARKS_KEY"])
+def test_rows_that_pseudonyms_make_equal_are_duplicates(tmp_path: Path, key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARKS_KEY", "0123456789abcdef")
+    data = [{"text": f"write to jane@example.org about {sentence(i)}", "label": "xyz"[i % 3]} for i in range(40)]
+    again = [{**row, "text": row["text"].replace("jane", "Jane")} for row in data[:10]]
+    more: Row = {"privacy": {"action": "pseudonymise", "key": key}, "duplicates": {"near": None}, "valid": "none"}
+    test = write(tmp_path / "test.jsonl", again)
+    assert prepare(tmp_path, data, test=str(test), **more)[0]["rejected"] == {"in test too": 10}
+    card, kept, _ = prepare(tmp_path, data + again, test=0.5, **more)
+    assert card["rejected"] == {"duplicate": 10}
+    sides = {one["line"]: side for side, found in kept.items() for one in found}
+    _, kept, _ = prepare(tmp_path, data + again, test=0.5, **more)  # another random key moves no row
+    assert {one["line"]: side for side, found in kept.items() for one in found} == sides
+
+
+def test_no_variant_equals_a_pseudonymised_test_row(tmp_path: Path) -> None:
+    data = [{"text": "alpha beta please write to me jane@example.org", "label": "x"}, *labelled(40)]
+    test = write(tmp_path / "test.jsonl", [{"text": "beta alpha please write to me jane@example.org", "label": "x"}])
+    more: Row = {"privacy": {"action": "pseudonymise"}, "duplicates": {"near": None}, "augment": {"steps": ["swap"], "variants": 20}}
+    _, kept, _ = prepare(tmp_path, data, test=str(test), valid="none", **more)
+    assert kept["test"][0]["text"] not in {one["text"] for one in kept["train"]} and len(kept["train"]) > 100
+
+
+def test_no_id_can_be_guessed_back_to_a_hidden_label(tmp_path: Path) -> None:
+    data = [{"text": sentence(i), "label": ["jane@example.org", "x"][i % 2]} for i in range(40)]
+    _, kept, _ = prepare(tmp_path, data, privacy={"action": "mask"}, valid="none", test="none")
+    plain = {hashlib.sha256("\x1f".join([one["text"], "", one["label"]]).encode()).hexdigest()[:16] for one in data if "@" in one["label"]}
+    assert not plain & {one["id"] for one in kept["train"]} and len({one["id"] for one in kept["train"]}) == 40
+
+
+@pytest.mark.parametrize("action", ["mask", "pseudonymise"])
+def test_a_preference_whose_answers_hiding_makes_equal_is_left_out(tmp_path: Path, action: str) -> None:
+    ask = [{"prompt": sentence(i), "chosen": sentence(100 + i), "rejected": sentence(200 + i)} for i in range(20)]
+    ask += [{"prompt": sentence(50), "chosen": "ask Jane@example.org please", "rejected": "ask jane@example.org please"}]
+    card, _, left = prepare(tmp_path, ask, "preference", rows="preference", privacy={"action": action}, valid="none", test="none")
+    assert card["rejected"] == {"nothing left": 1} and card["rows"] == {"train": 20}
+    assert left[0]["what"] == "without personal data the chosen and the rejected answer are the same" and "@" not in str(left)
+
+
+def test_a_report_counts_what_stands_beside_the_texts_too(tmp_path: Path) -> None:
+    data = [{**row, "who": f"p{i}@example.org"} for i, row in enumerate(labelled(40))]
+    card, _, _ = prepare(tmp_path, data, together="who", privacy={"action": "report"}, valid="none", test="none")
+    assert card["personal"] == {"email": 40, "rows": 40} and "40 rows with personal data (40 email)" in " ".join(card["warnings"])
+
+
+def test_settings_that_do_nothing_are_said(tmp_path: Path) -> None:
+    idle: Row = {"balance": {"ratio": 0.3}, "augment": {"variants": 3, "writer": "m"}, "privacy": {"countries": ["DE"]}}
+    notes = prepare(tmp_path, labelled(40), **idle)[0]["notes"]
+    assert "data.balance.how is not set: `data.balance.ratio` does nothing" in notes
+    assert "data.augment.steps is not set: `data.augment.variants`, `data.augment.writer` do nothing" in notes
+    assert "data.privacy.action is not set: `data.privacy.countries` does nothing" in notes
+    notes = prepare(tmp_path, labelled(40), augment={"steps": ["typos"], "masked": "m", "fewer_than": 1})[0]["notes"]
+    assert "data.augment.steps has no `replace`: data.augment.masked does nothing" in notes
+    assert any(text.startswith("data.augment made no variant") for text in notes)
+    assert not any("nothing" in text for text in prepare(tmp_path, labelled(40), augment={"steps": ["typos"]})[0]["notes"])
+
+
+def test_labels_that_differ_only_in_writing_are_said(tmp_path: Path) -> None:
+    data = [{"text": sentence(i), "label": ["Bill ing", "billing", "Übung", "U\u0308bung", "a_b", "a b", "c", "c+"][i % 8]} for i in range(80)]
+    said = [text for text in prepare(tmp_path, data)[0]["warnings"] if "differ only" in text]
+    assert [text.partition(" differ")[0] for text in said] == ["the labels `Bill ing`, `billing`", "the labels `U\u0308bung`, `Übung`", "the labels `a b`, `a_b`"]
+
+
+@pytest.mark.parametrize(
+    ("more", "remedy"),
+    [
+        ({"split_by": "time", "time": "same"}, "add rows, lower data.valid and data.test, or give data.time more precisely: rows of one moment"),
+        ({"split_by": "strata", "label": "own"}, "add rows, or enlarge data.test: no label has enough of them for its share"),
+    ],
+)
+def test_an_empty_side_is_explained_by_how_rows_are_divided(tmp_path: Path, more: Row, remedy: str) -> None:
+    data = [{**row, "same": "2026-01-01", "own": f"l{i // 2}"} for i, row in enumerate(labelled(40))]
+    with pytest.raises(UserError) as caught:
+        prepare(tmp_path, data, **more)
+    assert caught.value.remedy.startswith(remedy)
+
+
+def test_no_label_is_a_label_in_words(tmp_path: Path) -> None:
+    data = [{"text": sentence(i), "label": [["a"], ["b"], []][i % 3]} for i in range(30)] + [{"text": sentence(2), "label": ["a"]}]
+    _, _, left = prepare(tmp_path, data, multi_label=True, valid="none", test="none")
+    assert {one["what"] for one in left} == {"the same text is also labelled with nothing", "the same text is also labelled `a`"}
+
+
+def test_corrections_without_a_word_are_said(tmp_path: Path) -> None:
+    fixes = tmp_path / "fixes.csv"
+    fixes.write_text("id,text,label,suggested,score,correct\n0,a,x,z,0.9,\n")
+    notes = prepare(tmp_path, [{**row, "key": i} for i, row in enumerate(labelled(40))], id="key", corrections=str(fixes))[0]["notes"]
+    assert f"nothing stands in column `correct` of {fixes}: no label is corrected" in notes
+
+
+def test_dialogues_that_begin_like_a_test_row_are_said(tmp_path: Path) -> None:
+    def turns(i: int, count: int) -> list[Row]:
+        return [{"role": role, "content": sentence(j + 10 * i + k)} for k in range(count) for role, j in (("user", 0), ("assistant", 5000))]
+
+    data = [{"messages": turns(i, count), "talk": i} for i in range(40) for count in (1, 2, 3)]
+    card, kept, _ = prepare(tmp_path, data, "dialogue", rows="dialogue", valid="none")
+    openings = {str(one["messages"][:2]) for one in kept["test"]}
+    count = sum(str(one["messages"][:2]) in openings for one in kept["train"])
+    assert f"{count} training rows begin with the question and the answer of a test row" in " ".join(card["warnings"]) and count > 20
+    assert card["same_prompt"] == 0 and not any("with another answer" in text for text in card["notes"])
+    card, _, _ = prepare(tmp_path, data, "dialogue", rows="dialogue", valid="none", together="talk")
+    assert not any("begin with" in text for text in card["warnings"])
+
+
+def test_an_error_names_no_hidden_value(tmp_path: Path) -> None:
+    path = tmp_path / "headless.csv"
+    path.write_text("".join(f"jane@example.org,{sentence(i)},red\n" for i in range(20)))
+    with pytest.raises(Problems) as caught:
+        prepare(tmp_path, train=str(path), privacy={"action": "mask"})
+    assert "among `[EMAIL]`, " in str(caught.value) and "jane" not in str(caught.value) and "headless.csv:1: " in str(caught.value)
+
+
+def test_a_row_whose_id_is_hidden_can_be_corrected_with_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARKS_KEY", "0123456789abcdef")
+    data = [{"text": f"{sentence(i)} jane@example.org", "label": "xyz"[i % 3], "key": f"p{i}@example.org"} for i in range(40)]
+    fixes = tmp_path / "fixes.csv"
+    for name in ("key", None):
+        more: Row = {"id": name, "valid": "none", "test": "none", "privacy": {"action": "mask", "key": "MARKS_KEY"}}
+        first = prepare(tmp_path, data, **more)[1]["train"][0]
+        fixes.write_text(f"id,suggested,correct\n{first['id']},z,+\n")
+        card, kept, _ = prepare(tmp_path, data, corrections=str(fixes), **more)
+        assert card["corrected"] == 1 and kept["train"][0]["labels"] == ["z"] != first["labels"]
+        with pytest.raises(UserError, match=r"none of its 1 id is in the data\n.*; an id in which something was hidden is another in each preparation"):
+            prepare(tmp_path, data, corrections=str(fixes), **more | {"privacy": {"action": "mask"}})

@@ -54,7 +54,7 @@ def test_several_processes_make_the_same_files(tmp_path: Path, monkeypatch: pyte
     make, more = KINDS[kind]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in make(300)) + "no JSON\n")
     (tmp_path / "b.csv").write_text("key,text,label\n" + "".join(f"b{at},text {at} of the second file,topic 1\n" for at in range(40)))
-    (tmp_path / "right.csv").write_text("id,suggested,correct\nk1,,topic 2\nk2,,drop\n")
+    (tmp_path / "right.csv").write_text("id,suggested,correct\nk1,,topic 2\nk2,,-\n")
     monkeypatch.setenv("PRIVATE", "a key of sixteen characters")
     train = [str(tmp_path / "a.jsonl"), *([str(tmp_path / "b.csv")] if kind == "labelled" else [])]
     corrections = str(tmp_path / "right.csv") if kind == "labelled" else None

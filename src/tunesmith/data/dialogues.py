@@ -51,6 +51,17 @@ def again(kind: str, values: Mapping[str, Any]) -> Row | Wrong:
     return question(values["messages"])
 
 
+def opening(key: str) -> str:
+    """Of the key of a dialogue the beginning, up to the answer to its first question; empty where no question is answered."""
+    asked, said = False, []
+    for message in key.split("\x1e"):
+        said.append(message)
+        if asked and message.startswith("assistant\x1f"):
+            return "\x1e".join(said)
+        asked = asked or message.startswith("user\x1f")
+    return ""
+
+
 def _dialogue(record: dict[str, Any], layout: Layout) -> Row | Wrong:
     column = layout.messages
     assert column is not None

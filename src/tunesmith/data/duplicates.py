@@ -120,9 +120,19 @@ def same_groups(ledger: Ledger) -> None:
 
 
 def same_prompts(ledger: Ledger) -> int:
-    """How many training rows that are kept share their prompt with a test row."""
+    """How many training rows that are kept share their prompt with a test row, but not the answer to it."""
+    return _shared(ledger, "prompt") - same_openings(ledger)
+
+
+def same_openings(ledger: Ledger) -> int:
+    """How many training dialogues that are kept begin with the question and the answer of a test row: of two such one may be the beginning of the other."""
+    return _shared(ledger, "opening")
+
+
+def _shared(ledger: Ledger, fact: str) -> int:
+    """Kept training rows that have a fact in common with a test row."""
     count = 0
-    for rows, begins in ledger.equal("prompt", lambda start, verdict: verdict == KEPT):
+    for rows, begins in ledger.equal(fact, lambda start, verdict: verdict == KEPT):
         sides = ledger.look("side", rows)
         count += int((runs_with(begins, sides == SIDES.index("test")) & (sides == SIDES.index("train"))).sum())
     return count

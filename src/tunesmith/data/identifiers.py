@@ -33,7 +33,7 @@ WORDS = {
     "BR": r"cpf",
     "card": r"(?:credit|debit|bank|kredit)[ -]?(?:card|karte)|card(?: n|:| is|$| $)|karte|carte|tarjeta|visa|mastercard|amex",
     "version": (
-        r"ver(?:sion\w*)?\b|versión|v\.|firmware|kernel|driver|treiber|build|releases?|upgraded?|updated?|patch|app\b|lib\w+|section|sect?\.|§|chapter|kapitel|clause|"
+        r"ver(?:sion\w*)?\b|versión|v\.|firmware|kernel|driver|treiber|build|release[ds]?|upgraded?|updated?|patch(?:ed)?|app\b|lib\w+|section|sect?\.|§|chapter|kapitel|clause|"
         r"abschnitt|paragraph|article|oid\b"
     ),
     "phone": (
@@ -53,7 +53,10 @@ WORDS = {
     ),
 }
 """What the word before a number says that it is. The nearest one counts."""
-_WORD = re.compile(rf"(?<![{LETTER}])(?:{'|'.join(f'(?P<{kind}>{words})' for kind, words in WORDS.items())})")
+_ENDS = {"other": r"(?:e?s|e?d|ing|id|nr|no|num(?:ber|mer)?)?(?![^\W\d_])", "version": r"(?:e?s)?(?![^\W\d_])"}
+"""How a word that saves a number from being hidden may end: `later`, `London` and `partner` say nothing of `lat`, `lon` and `part`."""
+_SAYS = "|".join(f"(?P<{kind}>(?:{words}){_ENDS.get(kind, '')})" for kind, words in WORDS.items())
+_WORD = re.compile(rf"(?<![{LETTER}])(?:{_SAYS})")
 _STOP = re.compile(r"[\d\[\]]")
 _REACH, _REACH_OTHER = 40, 20
 """Characters in which that word is looked for, and in which one that says `other` must begin (conventions of ours): "the parcel came, but 4111..." is a card.
@@ -285,7 +288,7 @@ def _ids_at(text: str, start: int, word: str, countries: tuple[str, ...]) -> Ite
 
 # --- phones -------------------------------------------------------------------------------------------------------------------------------------------------
 
-_PHONE = re.compile(rf"[+(\d](?<![\w.,/+#-].)(?<!\d[ :-].)(?:[{BLANK}./()\u2010-\u2013-]{{0,3}}\d){{6,19}}(?!\w|[,:]\d|[{BLANK}]?[€$£%])")
+_PHONE = re.compile(rf"[+(\d](?<![\w.,/+#-].)(?:(?<=\+)|(?<!\d[ :-].))(?:[{BLANK}./()\u2010-\u2013-]{{0,3}}\d){{6,19}}(?!\w|[,:]\d|[{BLANK}]?[€$£%])")
 _DATE = re.compile(r"(?<!\d)(?<!\d[./-])(?:\d{1,2}([./-])\d{1,2}\1(?:19|20)?\d\d|(?:19|20)\d\d([./-])\d{1,2}\2\d{1,2})(?![./-]?\d)")
 _NORTH_AMERICA = re.compile(r"(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])\d{3}[ .-]\d{4}")
 _AFTER = re.compile(

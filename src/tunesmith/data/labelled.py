@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tunesmith.data.json_text import json_type
@@ -43,6 +44,15 @@ def row(text: str, pair: str | None, labels: list[str]) -> Row:
     key = even(text) + ("\x1f" + even(pair) if pair is not None else "")
     values = {"text": text, "text_pair": pair, "labels": labels}
     return Row(values, key, "", "\x1f".join(labels), 0, len(text) + len(pair or ""), 0, 0)
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Labels that are probably one: they differ only in case, spaces, hyphens, underscores, or in how Unicode writes a letter."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        key = "".join(letter for letter in unicodedata.normalize("NFKC", name).casefold() if not (letter.isspace() or letter in "-_"))
+        found.setdefault(key or name, []).append(name)
+    return [same for same in found.values() if len(same) > 1]
 
 
 def _labels(value: Any, column: str, settings: DataSettings) -> list[str] | Wrong:

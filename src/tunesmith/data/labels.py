@@ -36,10 +36,11 @@ STEPS = 15
 MOST_CHARACTERS = 2000
 """Of a longer text the file and the page show the beginning. A convention of ours."""
 COLUMNS = ("id", "text", "label", "suggested", "score", "correct")
-TAKE, DROP = "+", ("-", "drop")
+TAKE, DROP = "+", "-"
 """What a person may write into `correct` besides a label: take the suggestion; leave the row out."""
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
-"""Cells that a spreadsheet may run (CWE-1236; the characters are OWASP's, "CSV Injection"), behind any apostrophes, so that guarding can be undone."""
+_UNSAFE = re.compile(r"'*(?:[=+\-@\t\r\n＝＋－＠]|(?:0\d|\d{16}|\d+(?:[eE]|[-/.,:])\d)[\deE/.,:-]*$|(?i:true|false)$)")
+"""Cells that a spreadsheet may run (CWE-1236; the characters are OWASP's, "CSV Injection") or saves as something else: 00417, 1e5, 3-4, true, and numbers of
+more than 15 digits, which is all that a float64 keeps. Behind any apostrophes, so that guarding can be undone."""
 
 
 class Suspects(NamedTuple):
@@ -200,7 +201,7 @@ def listed(table: pa.Table, names: Sequence[str], found: Suspects) -> list[Suspe
 def write_suspects(path: Path, found: Iterable[Suspect], separator: str = "|") -> None:
     """Write the file that a person corrects: CSV with the columns id, text, label, suggested, score and an empty `correct`.
 
-    No cell is a formula to a spreadsheet: such a one gets an apostrophe in front, which `corrections` takes off again.
+    No cell is a formula, a date or a rounded number to a spreadsheet: such a one gets an apostrophe in front, which `corrections` takes off again.
 
     Args:
         path: the final name; written whole or not at all.
@@ -216,11 +217,11 @@ def write_suspects(path: Path, found: Iterable[Suspect], separator: str = "|") -
 
 
 def corrections(path: Path, labels: Collection[str] | None = None, separator: str | None = None) -> dict[str, tuple[str, ...] | None]:
-    """Read what a person wrote into `correct`: a label, `+` for the suggested one, `-` or `drop` to leave the row out; blank leaves it as it is.
+    """Read what a person wrote into `correct`: a label, `+` for the suggested one, `-` to leave the row out; blank leaves it as it is.
 
     Args:
         path: the file that `write_suspects` wrote, saved again by an editor or a spreadsheet.
-        labels: of the data; nothing else is a label, and a label called `drop` is one. None: not known yet, so that any word is one.
+        labels: of the data; nothing else is a label, and a label called `-` is one. None: not known yet, so that any word is one.
         separator: between the labels of a row that has several; None: each row has one.
 
     Returns:
@@ -243,7 +244,7 @@ def corrections(path: Path, labels: Collection[str] | None = None, separator: st
         where = f"{path}:{line}"
         known = labels if labels is not None else ()
         wanted = suggested if said == TAKE and TAKE not in known else said
-        out = said in DROP and said not in known
+        out = said == DROP and said not in known
         better = tuple(sorted({part.strip() for part in wanted.split(separator) if part.strip()})) if separator else (wanted,)
         wrong = [] if out or labels is None else [one for one in better if one not in labels]
         if not name:
@@ -264,10 +265,10 @@ def shortened(text: str) -> str:
 
 
 def guarded(cell: str) -> str:
-    """A cell that no spreadsheet runs as a formula."""
-    return "'" + cell if _FORMULA.match(cell) else cell
+    """A cell that no spreadsheet runs as a formula or rewrites."""
+    return "'" + cell if _UNSAFE.match(cell) else cell
 
 
 def unguarded(cell: str) -> str:
     """What `guarded` was given."""
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+    return cell[1:] if cell.startswith("'") and _UNSAFE.match(cell) else cell

@@ -20,6 +20,7 @@ FACTS: dict[str, str] = {
     "digest": "<u8",  # the first 64 bits of the content's hash; they name the band
     "rest": "<u8",  # the next 64 bits
     "prompt": "<u8",  # of the first question or the prompt; 0: none
+    "opening": "<u8",  # of a dialogue's beginning, up to the answer to its first question; 0: none
     "answer": "<u8",  # of the last answer; 0: none
     "group": "<u8",  # of the `together` value; 0: none
     "name": "<u8",  # of the user's id; 0: none

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunesmith.data import card, collect, duplicates, labels, languages, ledger, sides, split
+from tunesmith.data import card, collect, duplicates, labelled, labels, languages, ledger, sides, split
 from tunesmith.data.ledger import (
     GROUP_IN_TEST,
     GROUP_IN_VALID,
@@ -39,11 +39,13 @@ from tunesmith.data.ledger import (
 from tunesmith.data.parts import Part, digest, expand
 from tunesmith.data.privacy import Named
 from tunesmith.data.reasons import REASONS, UNSTOPPING, rejected_line
+from tunesmith.data.sources import BadRow
 from tunesmith.data.staging import FirstPass
 from tunesmith.data.telling import Progress, Teller
 from tunesmith.data.validate import KEYS, MOST_SHOWN, DataSettings, SourceSettings, stop_for
 from tunesmith.errors import Problems, UserError, counted, nearest, some
 from tunesmith.files import STAGING, SURROUNDINGS, as_user_error, fsync_folder, staged_file, sweep_staging, write_json
+from tunesmith.settings import Settings
 
 if TYPE_CHECKING:
     from tunesmith.data import near
@@ -52,6 +54,9 @@ PAIRS = 4096
 """Pairs of near-duplicates whose answers are compared at once."""
 FEWEST_ROWS = 8
 """Below this nothing can be split, learnt and measured."""
+MARKS_CHANGE = "an id in which something was hidden is another in each preparation: set data.privacy.key before you correct such rows"
+
+
 @dataclass(frozen=True)
 class Handed:
     """What lives below this room and is handed to it; None: not at hand.
@@ -155,9 +160,10 @@ def prepare(
     if wrong := [key for keys in KEYS.values() for key in keys if key not in KEYS[kind] and getattr(settings, key)]:
         raise UserError(f"`data.{wrong[0]}` does not go with {card.NAMES[kind]}", "recipe", "leave it out, or set data.rows to what the rows are")
     asks = {"split_by: strata": settings.split_by == "strata", "balance.how": settings.balance.how, "corrections": settings.corrections}
+    asks["inspect.labels"] = settings.inspect.labels
     if kind != "labelled" and (key := next((key for key, asked in asks.items() if asked), None)):
         raise UserError(f"`data.{key}` does not go with {card.NAMES[kind]}, which have no labels", "recipe", "leave it out")
-    notes: list[str] = []
+    notes = list(_idle(settings))
     parts = inputs(settings, notes)
     if rejected is not None and rejected.is_dir():
         raise UserError("a folder, and the rows left out are written into a file", str(rejected), f"name the file: {rejected / 'left_out.jsonl'}")
@@ -166,13 +172,18 @@ def prepare(
     place = str(parts["train"][0].path if len(parts["train"]) == 1 else sources_of(settings, "train")[0].source)
     own = {side: index for index, side in enumerate(parts) if side in ("valid", "test")}
     corrections = _corrections(settings)
+    if settings.corrections and not corrections:
+        notes.append(f"nothing stands in column `correct` of {settings.corrections}: no label is corrected")
     with _workplace(folder) as work:
         first = FirstPass(settings, kind, work, Teller(parts, progress), notes, handed.named, corrections)
         with first:
             if not first.helped:  # else reading takes all that this process has
                 languages.load()
-            for index, (side, files) in enumerate(parts.items()):
-                first.read(index, side, files)
+            try:
+                for index, (side, files) in enumerate(parts.items()):
+                    first.read(index, side, files)
+            except UserError as error:  # a file without a header names its columns by what stands in its first row
+                raise _hidden(first, error) from None
         languages.load()  # nothing, where it has begun
         book = first.book
         book.close()
@@ -200,7 +211,7 @@ def prepare(
                 if side == "train" and also:
                     what = f"no row is left for train: {counted(also, 'row')} of it, or of the same `together` value, are also in valid or test"
                     raise UserError(what, place, "give data.train rows of its own, or take valid and test from it: data: {valid: 0.1, test: 0.2}")
-                raise UserError(f"no row is left for {side}", place, f"add rows, enlarge data.{side}, or check `together`" + _blame(left_out, twins))
+                raise UserError(f"no row is left for {side}", place, _more(settings, side) + _blame(left_out, twins))
         if "out_of_scope" in parts and (overlap := duplicates.outside(book)):
             what = f"{counted(overlap, 'text')} of {parts['out_of_scope'][0].name} also among the training rows"
             notes.append(f"{what}: they are not out of scope, and make telling them apart look harder than it is")
@@ -219,7 +230,16 @@ def prepare(
             if number not in (KEPT, SAME_ID, LONELY) and (count := int((book.verdict == number).sum())):
                 left_out[reason] += count
         hashes = {side: {"name": _name(one), "sha256": digest(one)} for side, one in parts.items()}
+        if len(first.corrected) < len(corrections) and _marks_change(settings):
+            notes.append(MARKS_CHANGE)
         made = card.make(first, written, hashes, left_out, twins)
+        if settings.augment.steps and not any(origin.startswith("augmented:") for origin in written.origins):
+            made["notes"].append("data.augment made no variant: its labels and fewer_than choose no training row, or its steps find no word to change")
+        if kind == "dialogue" and "test" in wanted and (count := duplicates.same_openings(book)):
+            what = f"{counted(count, 'training row')} begin{'s' if count == 1 else ''} with the question and the answer of a test row"
+            made["warnings"].append(f"{what}, which is so learnt before it is measured: map data.together to keep the parts of one dialogue on one side.")
+        for same in labelled.alike(names):
+            made["warnings"].append(f"the labels {some(same)} differ only in case, spaces, hyphens or underscores: write them alike if they are one.")
         for name in [*(f"{side}.parquet" for side in wanted), "rejected.jsonl"]:
             os.replace(work / name, folder / name)
         if kind == "labelled":
@@ -230,10 +250,44 @@ def prepare(
     return made
 
 
+def _hidden(first: FirstPass, error: UserError) -> UserError:
+    """An error without the personal data that the recipe says shall go: a run keeps what it says."""
+    if isinstance(error, Problems):
+        return Problems([_hidden(first, one) for one in error.errors], error.remedy)
+    told = first.hidden(BadRow("", 0, "", error.what, "", error.remedy))
+    return UserError(told.what, error.where, told.row)
+
+
+def _idle(settings: DataSettings) -> Iterator[str]:
+    """Settings that do nothing, as what they go with is off."""
+    for name, switch in (("privacy", "action"), ("balance", "how"), ("augment", "steps")):
+        group: Settings = getattr(settings, name)
+        if not getattr(group, switch) and (idle := [key for key, one in type(group).model_fields.items() if getattr(group, key) != one.default]):
+            yield f"data.{name}.{switch} is not set: {some(f'data.{name}.{key}' for key in idle)} {'does' if len(idle) == 1 else 'do'} nothing"
+    for key, step in (("synonyms", "synonyms"), ("masked", "replace"), ("writer", "paraphrase")):
+        if settings.augment.steps and getattr(settings.augment, key) and step not in settings.augment.steps:
+            yield f"data.augment.steps has no `{step}`: data.augment.{key} does nothing"
+
+
+def _more(settings: DataSettings, side: str) -> str:
+    """What to do when no row is left for a side."""
+    enlarge = "lower data.valid and data.test" if side == "train" else f"enlarge data.{side}"
+    if settings.split_by == "time":
+        return f"add rows, {enlarge}, or give data.time more precisely: rows of one moment stay on one side"
+    if settings.split_by == "strata":
+        return f"add rows, or {enlarge}: no label has enough of them for its share"
+    return f"add rows, {enlarge}, or check `together`"
+
+
 def _corrections(settings: DataSettings) -> dict[str, tuple[str, ...] | None]:
     if settings.corrections is None:
         return {}
     return labels.corrections(Path(settings.corrections), None, settings.label_separator if settings.multi_label else None)
+
+
+def _marks_change(settings: DataSettings) -> bool:
+    """Whether what is hidden has other marks each time."""
+    return settings.privacy.action not in (None, "report") and settings.privacy.key is None
 
 
 def _name(parts: Sequence[Part]) -> str:
@@ -278,11 +332,11 @@ def _checked(first: FirstPass, rejected: Path | None) -> Counter[str]:
     for label in sorted({label for found in first.corrected.values() for label in found or ()}):
         if label not in first.given:
             what = f"`{label}` in column `correct` is not a label of the data{nearest(label, first.given)}"
-            raise UserError(what, str(settings.corrections), f"the labels are {some(sorted(first.given))}")
+            raise UserError(what, str(settings.corrections), f"the labels are {some(sorted(first.given))}; `+` takes the suggested one, `-` leaves the row out")
     if first.corrections and not first.corrected:
         what = f"none of its {counted(len(first.corrections), 'id')} is in the data"
         remedy = "give the corrections of this data; without data.id an id is a hash of the text and the label in the data's file"
-        raise UserError(what, str(settings.corrections), remedy)
+        raise UserError(what, str(settings.corrections), remedy + (f"; {MARKS_CHANGE}" if _marks_change(settings) else ""))
     left_out = Counter(first.rejected)
     for number in (SAME_ID, LONELY):
         if count := int((book.verdict == number).sum()):

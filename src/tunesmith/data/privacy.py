@@ -75,10 +75,11 @@ class Span(NamedTuple):
 
 
 class Hidden(NamedTuple):
-    """Texts without what was found in them, and how often each kind was found in each text."""
+    """Texts without what was found in them, how often each kind was found in each text, and the texts as they are placed: the same for any key."""
 
     texts: list[str]
     found: list[Counter[str]]
+    placed: list[str]
 
 
 _DIGIT = re.compile(r"\d")
@@ -174,13 +175,17 @@ def hide(texts: Sequence[str], settings: PrivacySettings, key: bytes, named: Nam
         named: finds names and addresses, where `settings.names` is given.
 
     Returns:
-        The texts (one without findings is the same object) and the counts by kind of each. Masking what is masked changes nothing.
+        The texts (one without findings is the same object) and the counts by kind of each. Masking what is masked changes nothing. `placed` is for
+        hashes alone, never to be written: whoever guesses a value finds its mark there.
     """
     spans = [find(text, settings) for text in texts]
     if named is not None and settings.wanted & set(NAMED):
         spans = [_with_named(ours, theirs, settings) for ours, theirs in zip(spans, named(texts), strict=True)]
     hidden = [_marked(text, found, settings, key) if found else text for text, found in zip(texts, spans, strict=True)]
-    return Hidden(hidden, [Counter(span.kind for span in found) for found in spans])
+    placed = hidden
+    if settings.action == "pseudonymise":
+        placed = [_marked(text, found, settings, b"") if found else text for text, found in zip(texts, spans, strict=True)]
+    return Hidden(hidden, [Counter(span.kind for span in found) for found in spans], placed)
 
 
 def _with_named(ours: list[Span], theirs: list[tuple[int, int, str]], settings: PrivacySettings) -> list[Span]:

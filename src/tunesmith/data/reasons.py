@@ -10,6 +10,7 @@ from tunesmith.data.sources import BadRow
 UNSTOPPING = ("personal data", "dropped by hand", "nothing left", "too short", "too long", "another language")
 """Reasons that the recipe itself gave: such rows never stop a run; nor do those of texts out of scope, which are only measured."""
 NOTHING_LEFT = ("nothing left", "cleaning leaves a text of this row blank", "keep it as it is with fewer steps in data.clean")
+ALIKE_WITHOUT = ("nothing left", "without personal data the chosen and the rejected answer are the same", "nothing to do: the row prefers nothing")
 REASONS = (
     ("", "", ""),
     ("duplicate", "equal to {first}", "nothing to do: the first is kept"),
@@ -19,7 +20,7 @@ REASONS = (
     ("its group is in valid", "this {side} row has the together value `{together}`, which is also in valid", "nothing to do: it left {side}"),
     ("repeated id", "id `{id}` was used before, at {first}", "ids must be unique; correct one"),
     ("label with one row", "label `{label}` has one row; each label needs at least 2", "correct the label, add rows, or set data.on_bad_row: reject"),
-    ("conflicting labels", "the same text is also labelled `{other}`", "decide on one label for this text"),
+    ("conflicting labels", "the same text is also labelled {other}", "decide on one label for this text"),
     ("near-duplicate", "{alike} alike {first}", "nothing to do: that one is kept; set data.duplicates.near: null to keep both"),
     ("twin in test", "this {side} row is {alike} alike the test row at {first}", "nothing to do: it left {side}"),
     ("twin in valid", "this {side} row is {alike} alike the validation row at {first}", "nothing to do: it left {side}"),

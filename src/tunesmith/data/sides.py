@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tunesmith.data import augment, balance, card, duplicates, ledger, rows, split, texts
+from tunesmith.data import augment, balance, card, duplicates, ledger, noise, rows, split, texts
 from tunesmith.data.ledger import KEPT, SIDES, THINNED, Numbers
 from tunesmith.data.reasons import rejected_line
 from tunesmith.data.staging import FirstPass
@@ -102,7 +102,7 @@ class _Multiplier:
         self._first, self._counts, self._factors, self._models = first, counts, factors, models
         self._weights = np.array([part.weight for part in first.parts], np.float64)
         self._settings = first.settings.augment
-        self._synonyms = augment.read_synonyms(Path(self._settings.synonyms)) if self._settings.synonyms else None
+        self._synonyms = noise.read_synonyms(Path(self._settings.synonyms)) if self._settings.synonyms else None
         augment.checked(self._settings, counts if first.kind == "labelled" else None, self._synonyms, models)
         # A variant that equals another row, of train or of what measures, is left out; so 8 bytes a row are held.
         self._digests = np.sort(first.book.whole("digest")) if self._settings.steps else np.zeros(0, np.uint64)

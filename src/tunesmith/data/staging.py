@@ -264,7 +264,7 @@ class FirstPass:
             place = f"line {line}" + (f" of {other}" if other != row["source"] else "")
             names = {"side": SIDES[side], "first": place, "id": row["id"], "together": row["together"]}
             names["label"] = next((label for label in values.get("labels") or () if self.labels[label][0] == 1), "")
-            names["other"] = self._answers.get(int(answer), "")
+            names["other"] = f"`{one}`" if (one := self._answers.get(int(answer), "")) else "with nothing"
             names["alike"] = f"{share:.0%}"
             given = {name: value for name, value in values.items() if value is not None}
             yield self.hidden(BadRow(row["source"], row["line"], reason, what.format(**names), remedy.format(**names), given))

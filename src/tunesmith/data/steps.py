@@ -19,7 +19,7 @@ from tunesmith.crew import Message
 from tunesmith.data import clean, dialogues, labelled, near, privacy, rows, split, texts
 from tunesmith.data.layouts import Layout
 from tunesmith.data.ledger import PACKED, SIDES, UNTIMED, Numbers
-from tunesmith.data.reasons import NOTHING_LEFT, UNSTOPPING, rejected_line
+from tunesmith.data.reasons import ALIKE_WITHOUT, NOTHING_LEFT, UNSTOPPING, rejected_line
 from tunesmith.data.sources import BadRow
 from tunesmith.data.texts import Row, Wrong
 from tunesmith.data.validate import BROKEN, MOST_SHOWN, DataSettings, common, encodable
@@ -79,11 +79,12 @@ class Mended:
 
 
 class _Pending(NamedTuple):
-    """A row on its way: its line, the row, and the columns that every kind has; its id is the user's or None."""
+    """A row on its way: its line, the row, the columns that every kind has (its id is the user's or None), and what decides its side, where not its key."""
 
     line: int
     row: Row
     shared: dict[str, Any]
+    place: str | None = None
 
 
 class Steps:
@@ -270,10 +271,15 @@ class Steps:
             given = row
             if self._hides and labelled_:
                 row = labelled.row(row.values["text"], row.values["text_pair"], sorted({self._mark(label) for label in row.values["labels"]}))
+                if one.shared["id"] is None and row.values["labels"] != given.values["labels"]:
+                    name = self._keyed(content)
             if corrections:
                 out.given.update(row.values["labels"])
-                if name in corrections and not origin.input:
-                    better = out.corrected[name] = corrections[name]
+                said = name
+                if self._hides and name not in corrections:  # the file to correct has ids as they are once hidden
+                    said = self._mark(name) if one.shared["id"] is not None else self._keyed(row.key)
+                if said in corrections and not origin.input:
+                    better = out.corrected[said] = corrections[said]
                     if better is None:
                         self._reject(origin, BadRow(origin.source, one.line, "dropped by hand", "data.corrections says drop", "nothing to do", row.values), out)
                         continue
@@ -287,13 +293,18 @@ class Steps:
         settings = self.settings.privacy
         before = [texts.of(one.row.values, self.kind) for one in pending]
         flat = privacy.hide([text for one in before for text in one], settings, self._key, self._named)
-        rest = iter(zip(flat.texts, flat.found, strict=True))
+        rest = iter(zip(flat.texts, flat.found, flat.placed, strict=True))
         kept = []
         for at, (one, old) in enumerate(zip(pending, before, strict=True)):
             new = [next(rest) for _ in old]
             found: Counter[str] = Counter()
-            for _, counts in new:
+            for _, counts, _ in new:
                 found.update(counts)
+            if settings.action == "report":  # what another action would hide beside the texts
+                shared = one.shared
+                beside = [shared["id"], shared["together"], shared["time"], *(value for _, value in shared["attributes"]), *one.row.values.get("labels", ())]
+                for counts in privacy.hide([name for name in beside if name], settings, self._key, self._named).found:
+                    found.update(counts)
             out.personal += found
             if found:
                 out.personal["rows"] += 1
@@ -301,21 +312,28 @@ class Steps:
                 what = "personal data: " + ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
                 self._reject(origin, BadRow(origin.source, one.line, "personal data", what, "nothing to do: the recipe says drop", one.row.values), out)
                 continue
+            if found and settings.action != "report":
+                values[at] = texts.put(values[at], self.kind, [text for text, _, _ in new])
+                row = remade(self.kind, values[at])  # texts that differed in what is hidden, or in how it was written, may be equal now
+                placed = remade(self.kind, texts.put(values[at], self.kind, [text for _, _, text in new])) if settings.action == "pseudonymise" else row
+                if not (isinstance(row, Row) and isinstance(placed, Row)):
+                    self._reject(origin, BadRow(origin.source, one.line, *ALIKE_WITHOUT, row=one.row.values), out)
+                    continue
+                pending[at] = one._replace(row=row, place=placed.key)
+                if one.shared["id"] is None:
+                    values[at]["id"] = self._keyed(one.row.key)
             kept.append(at)
             if settings.action == "report":
                 continue
-            if found:
-                values[at] = texts.put(values[at], self.kind, [text for text, _ in new])
-                row = remade(self.kind, values[at])
-                if settings.action == "mask" and isinstance(row, Row):  # texts that differed in what is masked are equal now
-                    pending[at] = one._replace(row=row)
-                if one.shared["id"] is None:  # a plain hash of a text could be guessed back to what was hidden in it
-                    values[at]["id"] = hashlib.blake2b(one.row.key.encode(), digest_size=8, key=self._key[:64]).hexdigest()
             for name in ("id", "together", "time"):
                 if values[at][name] is not None and (name != "id" or one.shared["id"] is not None):
                     values[at][name] = self._mark(values[at][name])
             values[at]["attributes"] = [(name, self._mark(value)) for name, value in values[at]["attributes"]]
         return kept
+
+    def _keyed(self, content: str) -> str:
+        """A row's id where something in it is hidden: a plain hash could be guessed back to it."""
+        return hashlib.blake2b(content.encode(), digest_size=8, key=self._key[:64]).hexdigest()
 
     def _mark(self, name: str) -> str:
         """A name (an id, a group, a label) without personal data; names that differ stay told apart."""
@@ -331,18 +349,21 @@ class Steps:
         facts = np.zeros(len(pending), PACKED)
         _, keys, prompts, answers, *counts = zip(*(one.row for one in pending), strict=True)
         groups, names, times = ([one.shared[name] for one in pending] for name in ("together", "id", "time"))
-        digests = np.frombuffer(b"".join([hashlib.sha256(key.encode()).digest() for key in keys]), "<u8").reshape(-1, 4)
-        facts["digest"], facts["rest"] = digests[:, 0], digests[:, 1]
+        places = tuple(one.row.key if one.place is None else one.place for one in pending)
+        placed = _digests(places)
+        facts["digest"], facts["rest"] = (placed if places == keys else _digests(keys))[:, 0], placed[:, 1]
         for name, values in (("prompt", prompts), ("answer", answers), ("group", groups), ("name", names)):
             facts[name] = _hashes(values)
+        if self.kind == "dialogue":
+            facts["opening"] = _hashes([dialogues.opening(key) for key in keys])
         for name, numbers in zip(("prompt_characters", "answer_characters", "turns", "flags"), counts, strict=True):
             facts[name] = numbers
         facts["line"] = [one.line for one in pending]
         facts["time"] = [split.moment(time) for time in times] if any(times) else UNTIMED
         facts["part"], facts["input"], facts["side"] = origin.part, origin.input, SIDES.index(origin.side)
         if not origin.input:
-            placed = [key if group is None else group for key, group in zip(keys, groups, strict=True)]
-            facts["side"] = split.sides(placed, self._valid, self._test, self.settings.split_seed)
+            deciding = [place if group is None else group for place, group in zip(places, groups, strict=True)]
+            facts["side"] = split.sides(deciding, self._valid, self._test, self.settings.split_seed)
             if self.kind == "labelled":
                 for index, one in enumerate(pending):
                     for label in one.row.values["labels"]:
@@ -368,6 +389,11 @@ def remade(kind: str, values: Mapping[str, Any]) -> Row | Wrong:
     if kind == "labelled":
         return labelled.row(values["text"], values["text_pair"], values["labels"])
     return dialogues.again(kind, values)
+
+
+def _digests(keys: Sequence[str]) -> Numbers:
+    """SHA-256 of each as four numbers: uint64 (N, 4)."""
+    return np.frombuffer(b"".join([hashlib.sha256(key.encode()).digest() for key in keys]), "<u8").reshape(-1, 4)
 
 
 def _hashes(names: Sequence[str | None]) -> list[int]:

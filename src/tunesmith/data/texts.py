@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -49,7 +50,9 @@ OTHERWISE: dict[type, str] = {
 
 
 def even(text: str) -> str:
-    """A text with each run of white space as one space, and none at its ends."""
+    """A text with each run of white space as one space, none at its ends, and accents composed: an `é` may be one character or two (Unicode's NFC)."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
     # Of white space only the space is printable: most texts are told to be even without dividing them, in a fifth of the time.
     if text.isprintable() and "  " not in text and text[:1] != " " and text[-1:] != " ":
         return text

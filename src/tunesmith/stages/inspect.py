@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from tunesmith.data import bias, datasheet, diversity, labels, rows
 from tunesmith.data.validate import InspectSettings
+from tunesmith.errors import counted
 from tunesmith.files import read_json, sha256_json, write_bytes, write_json
 from tunesmith.runs import Run
 from tunesmith.stages import FORMAT, Context, content, embedder, plain
@@ -74,8 +75,9 @@ def into(folder: Path, name: str, settings: InspectSettings, vectors: Vectors | 
     if settings.coverage and vectors is not None:
         chosen = texts[:COVERAGE_ROWS]
         seen["regions"] = found = diversity.regions(vectors(chosen), vectors(tests) if tests else None)
-        seen["texts"] = {str(at): chosen[at] for one in found["clusters"] for at in one["examples"]}
-        seen["tests"] = {str(at): tests[at] for at in (found["far"] or {}).get("examples", ())}
+        seen["texts"] = {str(at): chosen[at] for one in found.get("clusters", ()) for at in one["examples"]}
+        seen["tests"] = {str(at): tests[at] for at in (found.get("far") or {}).get("examples", ())}
+        seen["too_few"] = 0 if found else len(chosen)
     if settings.labels and card["labels"] and vectors is not None:
         seen["suspects"] = _suspects(folder, name, vectors, separator)
     said = [one["text"] for one in seen["bias"]["findings"]]
@@ -91,6 +93,8 @@ def findings(seen: dict[str, Any], most: int = 5) -> list[str]:
         share = found["rows"] / max(1, found["judged"])
         said = f"{found['rows']:,} of {found['judged']:,} training labels ({share:.1%}) are probably wrong"
         out.append(f"{said}: read data/label_errors.html, correct data/label_errors.csv")
+    if few := seen.get("too_few"):
+        out.append(f"no regions of meaning were looked for: {counted(few, 'training row')}, at least {diversity.FEWEST_VECTORS} are needed")
     return out
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tunesmith.data import prepare as preparation
 from tunesmith.data.ledger import SIDES
 from tunesmith.data.prepare import Handed
+from tunesmith.errors import counted
 from tunesmith.files import read_json, sha256_json
 from tunesmith.models import catalog
 from tunesmith.models.catalog import Base
@@ -34,8 +35,13 @@ def stage(context: Context, kin: list[Run]) -> None:
     inputs = sha256_json({"data": content(recipe)["data"], "files": files, "format": FORMAT})
     run.stage("prepare", inputs, OUTPUTS, work, kin)
     card = read_json(run.folder / "data" / "card.json")
+    if card["rejected"]:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(card["rejected"].items(), key=lambda item: -item[1]))
+        run.emit({"kind": "note", "text": f"{counted(sum(card['rejected'].values()), 'row')} left out ({reasons}); data/rejected.jsonl has them"})
     for text in card["notes"]:
         run.emit({"kind": "note", "text": text})
+    for text in card["warnings"]:
+        run.emit({"kind": "warning", "text": text})
     known, main = set(context.base.languages), next(iter(card["languages"]), "")
     if known and main and main not in known:
         share = card["languages"][main]
