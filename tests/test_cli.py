@@ -95,7 +95,8 @@ def test_init_writes_a_recipe_that_checks(cli_: Cli, tmp_path: Path, colours: Pa
     for said in (
         "colours.csv: taking column `text` as the text",
         "colours.csv: taking column `label` as the label",
-        "colours.csv: 120 rows, 3 labels in `label`, the commonest `",
+        "colours.csv: the rows are texts with labels, 120 of them",
+        "3 labels in `label`, the commonest `",
         "other columns: who. One whose rows belong together goes under data.together, those for audits under data.attributes",
         "Written to colours.yaml. Next: tunesmith check colours.yaml",
     ):
@@ -106,7 +107,7 @@ def test_init_writes_a_recipe_that_checks(cli_: Cli, tmp_path: Path, colours: Pa
     code, out, err = cli_("check", target, f"model={tiny_base}")
     assert (code, err) == (0, "")
     first, *_, last = out.splitlines()
-    assert first.endswith(" test; 3 labels; 0 rows left out") and last == f"The data can be used. Next: tunesmith run {target}"
+    assert first.endswith(" test; 3 labels; 0 rows left out") and last == f"The data can be used. Next: tunesmith run {target} model={tiny_base}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["colours.csv", "colours.yaml"]
     (tmp_path / "deep").mkdir()
     assert cli_("init", colours, "-o", "deep/r.yaml")[0] == 0 and cli_("check", "deep/r.yaml", f"model={tiny_base}")[0] == 0
@@ -131,7 +132,11 @@ def test_init_says_what_it_cannot_use(cli_: Cli, tmp_path: Path, monkeypatch: py
     (tmp_path / "d.csv").write_text("text,label\nonly one\n")
     assert cli_("init", "d.csv")[2].startswith("error: d.csv:2: 1 field, the header has 2\n")
     (tmp_path / "d.csv").write_text("text,label\n" + "".join(f"row {i},label {i}\n" for i in range(9)))
-    assert "warning: almost every row has a label of its own; is `label` the right column?" in cli_("init", "d.csv")[2]
+    code, _, err = cli_("init", "d.csv")
+    assert code == 2 and err.startswith("error: d.csv:2: label `label 0` has one row; each label needs at least 2\n")
+    assert "\ncolumn `label`: almost every row has a label of its own\n  -> name the column of the labels: data.label=COLUMN\n" in err
+    assert "d.csv: 0 usable rows (bad rows: 9 label with one row); at least 8 are needed" in cli_("init", "d.csv", "data.on_bad_row=reject")[2]
+    assert list(tmp_path.iterdir()) == [tmp_path / "d.csv"]
 
 
 # --- a run, stage by stage and at once ------------------------------------------------------------------------------------------

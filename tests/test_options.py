@@ -81,7 +81,7 @@ def test_what_preparing_left_out_and_warns_of_is_said_by_the_run(recipe_file: Pa
     said = {event["kind"]: [one["text"] for one in heard if one["kind"] == event["kind"]] for event in heard if "text" in event}
     assert "4 rows left out (duplicate 3, no text 1); data/rejected.jsonl has them" in said["note"]
     assert any(text.startswith("the test split has only ") for text in said["warning"])
-    assert any(text.startswith("no regions of meaning were looked for: ") and text.endswith("at least 100 are needed") for text in said["note"])
+    assert any(text.startswith("Regions of meaning take 100 training rows, there are ") for text in said["note"])
 
 
 @pytest.mark.parametrize("truncation", ["head", "tail", "head_tail", "windows"])

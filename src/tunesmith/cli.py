@@ -34,6 +34,8 @@ app.add_typer(runs_app, name="runs")
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs.")]
 Recipe = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.path=value ...", metavar="[KEY=VALUE]...")]
+Query = Annotated[str | None, typer.Option("--query", help="The SELECT that gives the rows of a database.")]
+Split = Annotated[str | None, typer.Option("--split", help="The split of a data set of the Hub; train when absent.")]
 RunName = Annotated[str, typer.Argument(help="A run's name, or its folder.", metavar="RUN")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew although a run of the same recipe and data is there.")]
@@ -86,42 +88,45 @@ def _options(runs_dir: Path, fresh: bool = False, until: str = "report", tensorb
 
 @app.command()
 def init(
-    data: Annotated[Path, typer.Argument(help="A data file, such as .csv, .jsonl, .parquet or .txt.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The recipe to write; the data file's name with .yaml when absent.")] = None,
+    data: Annotated[str, typer.Argument(help="A file, a folder, a glob in quotes, a database's URL, hub:OWNER/NAME or starter/NAME.")],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The recipe to write; named after the data when absent.")] = None,
+    query: Query = None,
+    split: Split = None,
 ) -> None:
-    """Write a recipe from a data file."""
-    from tunesmith.starting import first_recipe
+    """Read and check data, and write a recipe for them."""
+    from tunesmith.starting import default_target, first_recipe
 
-    target = output or Path(data.stem + ".yaml")
-    text, said = first_recipe(data, target)
+    target = output or default_target(data)
+    with _reading() as reading:
+        text, said = first_recipe(data, target, overrides or [], query, split, reading)
     for line in said:
         typer.echo(line, err=True)
     typer.echo(text)
-    typer.echo(f"Written to {target}. Next: tunesmith check {target}", err=True)
+    typer.echo(f"Written to {target}. Next: {_command('check', str(target))}", err=True)
 
 
 @app.command()
 def check(
-    what: Annotated[str, typer.Argument(help="A recipe, or data: a file, a folder, a glob, a database's URL, hub:OWNER/NAME.", metavar="DATA_OR_RECIPE")],
+    what: Annotated[str, typer.Argument(help="A recipe, or data as for init.", metavar="DATA_OR_RECIPE")],
     overrides: Overrides = None,
     rejected: Annotated[Path | None, typer.Option("--rejected", help="Write every row left out, with the reason, to this file (JSON lines).")] = None,
+    query: Query = None,
+    split: Split = None,
 ) -> None:
     """Read and check data, or all that a recipe's run would use; write nothing."""
-    from tunesmith import pipeline
+    from tunesmith import objectives, pipeline
     from tunesmith import recipe as recipes
     from tunesmith.data.card import NAMES
 
     recipe = Path(what).suffix.lower() in (".yaml", ".yml")
-    with _telling("prepare") as tell:
-        begun = time.monotonic()
-
-        def reading(done: int, of: int, rows: int) -> None:
-            tell(done, of, rows=rows, seconds=time.monotonic() - begun)
-
+    if recipe and (option := "--query" if query is not None else "--split" if split is not None else ""):
+        raise UserError(f"{option} goes with data, not with a recipe", "command line", "write it into the recipe, beside the source: data.train: {source: ...}")
+    with _reading() as reading:
         if recipe:
             card, tokens, seen = pipeline.check(recipes.load(Path(what), overrides or []), rejected, reading)
         else:
-            card, tokens, seen = pipeline.check_data(recipes.of_data(what, overrides or []), rejected, reading)
+            card, tokens, seen = pipeline.check_data(recipes.of_data(what, overrides or [], query, split), rejected, reading)
     counts = ", ".join(f"{count:,} {side}" for side, count in card["rows"].items())
     labels = f"{len(card['labels'])} labels; " if card["labels"] else ""
     typer.echo(f"{NAMES[card['kind']]}: {counts}; {labels}{counted(sum(card['rejected'].values()), 'row')} left out")
@@ -132,10 +137,26 @@ def check(
     said = [tokens["said"]] if tokens else []
     for text in [*card["notes"], *said, *(f"warning: {w}" for w in card["warnings"]), *(f"look at: {text}" for text in seen)]:
         typer.echo(f"  {text}")
-    after = f"tunesmith {'run' if recipe else 'init'} {shlex.quote(what)}"
-    if not (recipe or Path(what).is_file()):
-        after = "a recipe with this as data.train, then tunesmith run"
-    typer.echo(f"The data can be used. Next: {after}")
+    options = [word for name, value in (("--query", query), ("--split", split)) if value is not None for word in (name, value)]
+    try:
+        objectives.for_rows(card["kind"])
+    except UserError as error:
+        typer.echo(f"The data can be read, but {error.what}.")
+        return
+    typer.echo(f"The data can be used. Next: {_command('run' if recipe else 'init', what, *(overrides or []), *options)}")
+
+
+def _command(*words: str) -> str:
+    """A command of ours as a shell takes it."""
+    return shlex.join(["tunesmith", *words])
+
+
+@contextmanager
+def _reading() -> Iterator[Callable[[int, int, int], None]]:
+    """Shows how far the reading of data is."""
+    with _telling("prepare") as tell:
+        begun = time.monotonic()
+        yield lambda done, of, rows: tell(done, of, rows=rows, seconds=time.monotonic() - begun)
 
 
 @app.command()

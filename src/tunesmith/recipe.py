@@ -136,20 +136,30 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return resolve(build(Recipe, values, str(path)), path.stem)
 
 
-def of_data(source: str, overrides: Sequence[str] = ()) -> Recipe:
+def of_data(source: str, overrides: Sequence[str] = (), query: str | None = None, split: str | None = None) -> Recipe:
     """A recipe of nothing but its data, for rows of any kind, also those that no objective takes.
 
-    Args:
-        source: of the training rows.
-        overrides: `data.KEY=value`; paths are taken from where you stand.
+    Args: as `values_of`.
     """
     preparation.forget()
-    values: dict[str, Any] = {"data": {"train": source}}
-    for override in overrides:
-        values = with_override(values, override)
-    recipe = build(Recipe, _placed(values, Path.cwd()), "command line")
+    recipe = build(Recipe, values_of(source, overrides, query, split), "command line")
     data = _with_starters(recipe.data)
     return recipe.model_copy(update={"name": Path(source).stem or "data", "data": data.model_copy(update={"rows": kind_of(data)})})
+
+
+def values_of(source: str, overrides: Sequence[str] = (), query: str | None = None, split: str | None = None) -> dict[str, Any]:
+    """What the command line says of data, as a recipe's values with absolute paths.
+
+    Args:
+        source: of the training rows; paths are taken from where you stand, here and in the overrides.
+        overrides: `key.path=value`.
+        query, split: of the source.
+    """
+    more = {key: value for key, value in (("query", query), ("split", split)) if value is not None}
+    values: dict[str, Any] = {"data": {"train": {"source": source, **more} if more else source}}
+    for override in overrides:
+        values = with_override(values, override)
+    return _placed(values, Path.cwd())
 
 
 def _placed(values: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -1,88 +1,112 @@
-"""`tunesmith init`: a first recipe from a data file, with the columns that were recognised and why."""
+"""`tunesmith init`: a first recipe for a source of rows, which is read and checked as `tunesmith check` does it; so the recipe passes the same check."""
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import islice
+import os
+import re
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data import layouts, sources, streams
+from tunesmith import objectives, pipeline, starters
+from tunesmith import recipe as recipes
+from tunesmith.data import collect, layouts, sources
+from tunesmith.data import prepare as preparation
 from tunesmith.data.card import NAMES
-from tunesmith.data.validate import DataSettings
+from tunesmith.data.telling import Progress
 from tunesmith.errors import UserError
 from tunesmith.files import write_bytes
-from tunesmith.settings import write_yaml
+from tunesmith.settings import build, write_yaml
 
 FEW_FOR_FULL = 300
 """Below this many rows a linear head on frozen features is the safer start."""
+METHODS = {"classification": "full", "pretraining": "full", "sft": "lora"}
+"""What is proposed for an objective, but for few rows with labels."""
 
 
-def first_recipe(data: Path, target: Path) -> tuple[str, list[str]]:
-    """Write a recipe for a data file.
+def first_recipe(
+    source: str,
+    target: Path,
+    overrides: Sequence[str] = (),
+    query: str | None = None,
+    split: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[str, list[str]]:
+    """Write a recipe for a source of rows.
 
     Args:
-        data: the file.
+        source: a file, a folder, a glob, a database's URL, hub:OWNER/NAME or starter/NAME; paths are taken from where you stand.
         target: the recipe to write; it must not be there yet.
+        overrides: `key.path=value`, kept in the recipe.
+        query: of a database.
+        split: of a data set of the Hub.
+        progress: told how far the reading is.
 
     Returns:
-        The recipe's text, and what was recognised, line by line.
+        The recipe's text, and what was recognised and is unwise, line by line.
 
     Raises:
-        UserError: the data cannot be read, or `target` exists.
+        UserError: the data cannot be used as they are, no objective learns from such rows, or `target` exists.
     """
     if target.exists():
         raise UserError("there is a file of this name already", str(target), "delete it, or write elsewhere with --output")
-    kind = layouts.infer(DataSettings(train=str(data)), data)
-    recipe, said = _labelled(data) if kind == "labelled" else _written(data, kind)
-    try:
-        place = data.absolute().relative_to(target.absolute().parent)
-    except ValueError:
-        place = data.absolute()
-    text = write_yaml({**recipe, "data": {"train": str(place), **recipe["data"], "valid": 0.1, "test": 0.2}})
+    recipe = recipes.of_data(source, overrides, query, split)
+    kind = str(recipe.data.rows)
+    objective = objectives.for_rows(kind)
+    card, _, seen = pipeline.check_data(recipe, None, progress)
+    parts = preparation.inputs(recipe.data)["train"]
+    rows = sum(card["rows"].values())
+
+    given = recipes.values_of(source, overrides, query, split)
+    data, own = {"train": given["data"].pop("train")}, given.pop("data")
+    if kind != "labelled" or len(parts) > 1:  # the columns of several files may have other names in each
+        data["rows"] = kind
+    else:
+        data |= {key: card["columns"][key] for key in ("text", "label")}
+    few = kind == "labelled" and rows < FEW_FOR_FULL
+    values: dict[str, Any] = {
+        "data": {**data, "valid": 0.1, "test": 0.2, **own},
+        "model": "starter/minilm" if kind == "labelled" else recipes.LANGUAGE_BASE,
+        **({} if kind == "labelled" else {"objective": objective}),
+        "method": "features" if few else METHODS[objective],
+        **given,
+    }
+    known = values | {"data": values["data"] | {"rows": kind}}
+    recipes.resolve(build(recipes.Recipe, known, "command line"), target.stem)  # such rows may not go with what else was said
+    text = write_yaml(_from(target.absolute().parent, values))
     write_bytes(target, text.encode())
-    return text, said
 
-
-def _labelled(data: Path) -> tuple[dict[str, Any], list[str]]:
-    """A recipe for texts with labels, but for where the data lie, and what was recognised."""
-    stream = streams.Stream(data)
-    labels: Counter[str] = Counter()
-    found, rows, wrong = None, 0, None
-    said: list[str] = []
-    for _, value in stream:
-        if not isinstance(value, dict):
-            wrong = wrong or value
-            continue
-        if found is None:
-            found, said = layouts.layout(DataSettings(train=str(data)), "labelled", data, stream.columns, [value])
-        rows += 1
-        labels[str(value.get(found.label or ""))] += 1
-    if found is None:
-        assert wrong is not None
-        raise wrong.error()
-    said.append(f"{data.name}: {rows:,} rows, {len(labels)} labels in `{found.label}`, the commonest `{labels.most_common(1)[0][0]}`")
-    if len(labels) > rows / 2:
-        said.append(f"warning: almost every row has a label of its own; is `{found.label}` the right column?")
-    others = [name for name in stream.columns if name not in (found.text, found.label)]
+    said = [f"{collect.shown(source)}: the rows are {NAMES[kind]}, {rows:,} of them", *card["notes"]]
+    if card["labels"]:
+        commonest = max(card["labels"], key=lambda name: sum(card["labels"][name].values()))
+        said.append(f"{len(card['labels'])} labels in `{card['columns']['label']}`, the commonest `{commonest}`")
+    used = {*card["columns"].values(), recipe.data.id, recipe.data.together, recipe.data.time, *recipe.data.attributes}
+    others = [name for name in dict.fromkeys(name for record in layouts.peek(parts[0].path) for name in record) if name not in used]
     if others:
         said.append(f"other columns: {', '.join(others)}. One whose rows belong together goes under data.together, those for audits under data.attributes")
-    method = "features" if rows < FEW_FOR_FULL else "full"
-    return {"data": {"text": found.text, "label": found.label}, "model": "starter/minilm", "method": method}, said
+    return text, said + [f"warning: {text}" for text in card["warnings"]] + [f"look at: {text}" for text in seen]
 
 
-def _written(data: Path, kind: str) -> tuple[dict[str, Any], list[str]]:
-    """The same for rows that a language model learns to write, by the first records of the file."""
-    stream = streams.Stream(data)
-    head = list(islice(stream, streams.HEAD_RECORDS))
-    records = [value for _, value in head if isinstance(value, dict)]
-    if not records:
-        raise next(value.error() for _, value in head if isinstance(value, sources.BadRow))
-    settings = DataSettings(train=str(data), rows=kind)
-    found, notes = layouts.layout(settings, kind, data, stream.columns, records)
-    said = [f"{data.name}: the rows are {NAMES[kind]}", *stream.notes, *notes]
-    others = [name for name in stream.columns if name not in found.columns().values()]
-    if others:
-        said.append(f"other columns: {', '.join(others)}. One whose rows belong together goes under data.together, those for audits under data.attributes")
-    objective, method = ("pretraining", "full") if kind == "document" else ("sft", "lora")
-    return {"data": {"rows": kind}, "model": "starter/scribe", "objective": objective, "method": method}, said
+def default_target(source: str) -> Path:
+    """The recipe's file where none is named, in the folder that you stand in: shop.yaml for shop.jsonl.gz, shop/**/*.csv or sqlite:///shop.db."""
+    if collect.is_remote(source):
+        return Path(collect.stem(source) + ".yaml")
+    path = Path(os.path.abspath(Path(source).expanduser()))
+    if not os.path.lexists(path):
+        path = Path(*takewhile(lambda name: not re.search(r"[*?[]", name), path.parts))
+    if not os.path.isdir(path):
+        path = Path(path.stem if sources.ending(path)[1] else path).with_suffix("")
+    return Path((path.name or "data") + ".yaml")
+
+
+def _from(folder: Path, value: Any) -> Any:
+    """Values with absolute paths, those below a folder as a recipe in that folder names them."""
+    if isinstance(value, dict):
+        return {key: _from(folder, one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_from(folder, one) for one in value]
+    found = re.fullmatch(rf"((?:sqlite|duckdb):///)?{re.escape(str(folder))}/+(.+)", value) if isinstance(value, str) else None
+    if not found or found[2] == "none" or found[2].startswith((starters.PREFIX, "~", "$")) or collect.is_remote(found[2]):
+        return value
+    return (found[1] or "") + found[2]

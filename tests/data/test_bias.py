@@ -14,7 +14,7 @@ import pytest
 from scipy.sparse import csr_array
 from scipy.stats import binomtest, fisher_exact
 
-from tunesmith.data import bias, diversity, rows
+from tunesmith.data import bias, diversity, identity_terms, label_rates, rows
 from tunesmith.errors import UserError
 from tunesmith.report import page
 from tunesmith.sections import Bars, Verdict, Words
@@ -72,7 +72,7 @@ def test_the_higher_rate_of_two_values_comes_first_and_never_is_said() -> None:
 
 
 def test_no_finding_has_intervals_that_overlap() -> None:
-    assert fisher_exact([[24, 126], [44, 106]]).pvalue < bias.LEVEL
+    assert fisher_exact([[24, 126], [44, 106]]).pvalue < label_rates.LEVEL
     assert not report(skilled(150, 24, 150, 44))["findings"] and report(skilled(150, 24, 150, 46))["findings"]
 
 
@@ -89,24 +89,12 @@ def test_a_difference_below_four_fifths_is_no_finding_however_sure() -> None:
     assert not found["findings"] and found["tests"] == 1
 
 
-@pytest.mark.parametrize(("count", "of"), [(0, 20), (20, 20), (7, 31), (1, 400), (399, 400)])
-def test_wilson_equals_scipy(count: int, of: int) -> None:
-    expected = binomtest(count, of).proportion_ci(method="wilson")
-    assert bias.wilson(float(count), float(of)) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-def test_holm_by_hand() -> None:
-    # three of five p-values are given, the others are 1: 0.01 x 5, 0.02 x 4 and 0.03 x 3, none below the one before
-    assert bias.holm(np.array([0.03, 0.01, 0.02]), 5).tolist() == pytest.approx([0.09, 0.05, 0.08])
-    assert bias.holm(np.array([0.02, 0.021]), 2).tolist() == pytest.approx([0.04, 0.04])
-
-
 def test_log_odds_by_hand() -> None:
     # 30 of the 40 texts with the term have the label; 1,000 of 4,000 words are in texts with it: the prior is 10 of 1,000 words
     here, there = 30 + 10, 10 + 10
     delta = math.log(here / (2000 - here)) - math.log(there / (3000 + 1000 - there))
-    assert bias.log_odds(30, 1000, 40, 4000) == pytest.approx(delta / math.sqrt(1 / here + 1 / there))
-    assert bias.log_odds(10, 1000, 40, 4000) == pytest.approx(0, abs=1e-12)
+    assert identity_terms.log_odds(30, 1000, 40, 4000) == pytest.approx(delta / math.sqrt(1 / here + 1 / there))
+    assert identity_terms.log_odds(10, 1000, 40, 4000) == pytest.approx(0, abs=1e-12)
 
 
 def test_alike_is_the_intraclass_correlation() -> None:
@@ -114,14 +102,14 @@ def test_alike_is_the_intraclass_correlation() -> None:
     rng = np.random.default_rng(0)
     same, mixed = rng.integers(0, 2, 50)[units], rng.integers(0, 2, 200)
     labels = csr_array(np.stack([same, mixed], 1).astype(float))
-    alike, effect = bias.alike(labels, units), np.zeros(2)
+    alike, effect = label_rates.alike(labels, units), np.zeros(2)
     # by hand, over units of one size: (between - within) / (between + 3 within)
     means = mixed.reshape(50, 4).mean(1)
     between, within = 4 * means.var(ddof=1), (means * (1 - means)).sum() * 4 / 150
     assert alike.tolist() == pytest.approx([1.0, max(0.0, (between - within) / (between + 3 * within))])
-    rate, count, effect = bias.effective(labels, alike, units, np.ones(200, bool))
+    rate, count, effect = label_rates.effective(labels, alike, units, np.ones(200, bool))
     assert effect[0] == pytest.approx(50) and count[0] == pytest.approx(rate[0] * 50)  # four equal rows count as one
-    assert bias.alike(labels, np.arange(200)).tolist() == [0, 0]
+    assert label_rates.alike(labels, np.arange(200)).tolist() == [0, 0]
 
 
 def test_rows_that_belong_together_count_as_little_as_they_say() -> None:
@@ -146,8 +134,8 @@ def test_random_labels_raise_no_alarm(together: int) -> None:
         labels = np.where(rng.random(1500) < 0.7, own([0.5, 0.3, 0.15, 0.05]), rng.integers(0, 4, 1500))
         said = [{"she"} if one < 0.1 else {"he"} if one < 0.3 else set() for one in rng.random(1500)]
         terms = {"gender": {"women": ["she"], "men": ["he"]}}
-        groups = [*itertools.chain(*(bias._valued(*item) for item in values.items())), *bias._mentioned(said, terms)]
-        found, count = bias.compare(groups, one_hot(labels, 4), list("wxyz"), units)
+        groups = [*itertools.chain(*(label_rates.by_value(*item) for item in values.items())), *identity_terms.groups(said, terms)]
+        found, count = label_rates.compare(groups, one_hot(labels, 4), list("wxyz"), units)
         alarms, tests = alarms + bool(found), tests + count
     assert tests > 24 * SEEDS  # (1 + 4 + 2) x 4, less what is too rare
     assert alarms <= 0.02 * SEEDS  # the level is 0.01: more than 4 have a chance of 5 %
@@ -158,8 +146,8 @@ def test_planted_bias_of_an_attribute_is_found_in_every_data_set() -> None:
         rng = np.random.default_rng(seed)
         west = rng.random(2000) < 0.25
         labels = np.where(rng.random(2000) < np.where(west, 0.3, 0.1), 1, 0)
-        groups = bias._valued("region", np.where(west, "west", rng.choice(["north", "south"], 2000)).tolist())
-        found, _ = bias.compare(groups, one_hot(labels, 2)[:, [1]], ["yes"], np.arange(2000))
+        groups = label_rates.by_value("region", np.where(west, "west", rng.choice(["north", "south"], 2000)).tolist())
+        found, _ = label_rates.compare(groups, one_hot(labels, 2)[:, [1]], ["yes"], np.arange(2000))
         assert "west" in {one["group"].value for one in found}
 
 
@@ -194,31 +182,32 @@ def test_long_texts_that_mention_more_of_everything_are_no_association() -> None
         texts.append(" ".join(rng.choice(vocabulary, 60 if labels[-1] == ["toxic"] else 6)))
     one = table(texts, labels)
     sample, _ = diversity.sample([one])
-    hits, _ = bias.mentions(sample.column("text").to_pylist(), bias.IDENTITY)
+    hits, _ = identity_terms.mentions(sample.column("text").to_pylist(), identity_terms.IDENTITY)
     matrix, names, compared = bias._labels(sample)
-    raw, _ = bias.compare(list(bias._mentioned(hits, bias.IDENTITY)), matrix[:, compared], [names[at] for at in compared], np.arange(1500))
+    groups = list(identity_terms.groups(hits, identity_terms.IDENTITY))
+    raw, _ = label_rates.compare(groups, matrix[:, compared], [names[at] for at in compared], np.arange(1500))
     assert raw  # the rates alone do differ
     assert not report(one)["findings"]
 
 
 def test_terms_are_words_and_phrases_never_parts() -> None:
-    found, sizes = bias.mentions(["The shepherd; HER black man's hat", "a black lamp", "“She’s here” — black men"], bias.IDENTITY)
+    found, sizes = identity_terms.mentions(["The shepherd; HER black man's hat", "a black lamp", "“She’s here” — black men"], identity_terms.IDENTITY)
     assert found == [{"her", "man", "black man"}, set(), {"she", "men", "black men"}] and sizes.tolist() == [7, 3, 5]
 
 
 def test_each_term_of_the_list_is_found_by_itself() -> None:
-    for groups in bias.IDENTITY.values():
+    for groups in identity_terms.IDENTITY.values():
         for listed in groups.values():
             assert len(set(listed)) == len(listed)
             for term in listed:
-                assert term in bias.mentions([f"so {term.upper()}, or"], bias.IDENTITY)[0][0]
+                assert term in identity_terms.mentions([f"so {term.upper()}, or"], identity_terms.IDENTITY)[0][0]
 
 
 def test_terms_of_the_user(tmp_path: Path) -> None:
     path = tmp_path / "terms.yaml"
     path.write_text("Geschlecht: {Frauen: [sie, Frau], Männer: [er, Mann]}\n", "utf-8")
-    terms = bias.read_terms(path)
-    assert bias.mentions(["Die FRAU kam"], terms)[0] == [{"Frau"}]
+    terms = identity_terms.read(path)
+    assert identity_terms.mentions(["Die FRAU kam"], terms)[0] == [{"Frau"}]
     for text, said in {
         "gender: [she]": "`gender` holds no groups of terms",
         "gender: {women: she}": "`gender.women` holds no list of terms",
@@ -227,7 +216,7 @@ def test_terms_of_the_user(tmp_path: Path) -> None:
     }.items():
         path.write_text(text, "utf-8")
         with pytest.raises(UserError) as error:
-            bias.read_terms(path)
+            identity_terms.read(path)
         assert error.value.what == said and error.value.where == str(path) and error.value.remedy
 
 
@@ -239,10 +228,40 @@ def test_what_is_out_of_balance_is_said() -> None:
         "92.0% of the rows have the source `a.csv`: little is learnt of the rest, and little can be measured there.",
         "97.0% of the rows have the language `en`: little is learnt of the rest, and little can be measured there.",
         "96.0% of the rows have the region `north`: little is learnt of the rest, and little can be measured there.",
-        "`age` has 30 values; the 20 commonest were compared. Put them in bands, such as ages by decade.",
+        "`age` has 30 values. Put them in bands, such as ages by decade.",
         "1 value of `region` with fewer than 20 independent rows: `west` (15). Nothing can be said of them.",
     ]
     assert found["balance"]["region"] == {"north": 0.96, "west": 0.03, "(not given)": 0.01} and found["tests"] == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "values", "compared", "said"),
+    [
+        (1000, 25, 20, "the 20 commonest were compared"),
+        (505, 26, 11, "11 of the 20 commonest were compared, as that takes 20 independent rows"),
+        (495, 26, 1, "1 of the 20 commonest was compared, as that takes 20 independent rows"),
+        (300, 25, 0, "none of the 20 commonest were compared, as that takes 20 independent rows"),
+    ],
+)
+def test_how_many_values_were_compared_is_so(count: int, values: int, compared: int, said: str) -> None:
+    given = [{"age": f"v{i % values:02}"} for i in range(count)]
+    found = report(table(["text"] * count, [["yes" if i % 3 else "no"] for i in range(count)], attributes=given))
+    assert [one["text"] for one in found["findings"]] == [f"`age` has {values} values; {said}. Put them in bands, such as ages by decade."]
+    assert found["tests"] == compared
+    shares = found["balance"]["age"]
+    assert len(shares) == 21 and list(shares)[-1] == "(other values)" and sum(shares.values()) == pytest.approx(1)
+
+
+def test_rows_without_anything_to_compare_say_so() -> None:
+    for one in (table(["text"] * 50), table(["text"] * 50, [["a"], ["b"]] * 25)):
+        (block,) = bias.section(report(one)).blocks
+        assert isinstance(block, Words) and block.text.startswith("No label rates were compared: that takes labels, and 20 independent rows with a value")
+
+
+def test_values_beyond_those_shown_are_no_value_that_dominates() -> None:
+    found = report(table(["text"] * 2000, attributes=[{"name": f"n{i}"} for i in range(2000)]))
+    assert found["balance"]["name"]["(other values)"] == 0.99
+    assert [one["text"] for one in found["findings"]] == ["`name` has 2,000 values. Put them in bands, such as ages by decade."]
 
 
 def test_several_labels_a_row_are_compared_one_by_one() -> None:
@@ -256,7 +275,8 @@ def test_the_section_shows_the_rates_and_escapes_what_users_wrote() -> None:
     nasty = [{"<script>": "<b>x</b>" if dict(pairs)["skill"] == "learner" else "y"} for pairs in one.column("attributes").to_pylist()]
     found = report(one.set_column(one.schema.get_field_index("attributes"), "attributes", pa.array(nasty, one.schema.field("attributes").type)))
     section = bias.section(found)
-    (bars,) = [block for block in section.blocks if isinstance(block, Bars)]
+    bars, balance = [block for block in section.blocks if isinstance(block, Bars)]
+    assert balance.caption == "Balance of <script>" and balance.values == pytest.approx([100 * 1203 / 1615, 100 * 412 / 1615])
     assert bars.values == pytest.approx([100 * 192 / 1203, 100 * 128 / 412]) and bars.intervals is not None
     assert isinstance(section.blocks[0], Words) and section.blocks[0].text.startswith("1 comparison of label rates: 1 difference beyond chance.")
     html = page.render("t", "s", Verdict("v"), [section])

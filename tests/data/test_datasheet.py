@@ -49,7 +49,37 @@ def test_what_is_known_is_filled_in_where_it_belongs() -> None:
     assert "- personal data masked: 1,031" in cleaning
     uses = found["Uses"].splitlines()
     assert [line for line in uses if line.startswith("- ")] == [
-        "- the test split is small.", "- 3 regions nearly empty.", "- The label \\`yes\\` is 1.9 times as frequent."]  # fmt: skip
+        "- The test split is small.", "- 3 regions nearly empty.", "- The label \\`yes\\` is 1.9 times as frequent."]  # fmt: skip
+
+
+def test_what_was_done_to_the_rows_is_said() -> None:
+    card = CARD | {
+        "mapped": {"together": "customer_id", "attributes": ["gender", "region"]},
+        "split_by": "hash",
+        "privacy": "mask",
+        "personal": {"email": 31, "phone": 2, "rows": 32},
+        "changed": {"html": 12},
+        "origins": {"original": 1000, "augmented:typos": 675},
+        "corrected": 1,
+    }
+    found = parts(datasheet.write(card, "tickets"))
+    split = "- Sides that have no file of their own are divided by a hash; rows with one \\`customer\\_id\\` stand on one side."
+    assert split in found["Composition"].splitlines()
+    assert "- Kept beside the rows for audits, never read by the model: gender, region." in found["Collection"].splitlines()
+    for line in (
+        "- Texts changed by cleaning, by step: html 12.",
+        "- Personal data, found by a program in 32 rows (email 31, phone 2): masked.",
+        "- Training rows that were made from others: augmented:typos 675.",
+        "- 1 row with a label that a person has corrected.",
+    ):
+        assert line in found["Cleaning and labelling"].splitlines()
+    older = {key: value for key, value in card.items() if key not in ("mapped", "privacy")}  # of an earlier version
+    assert "- Personal data, found by a program in 32 rows (email 31, phone 2).\n" in datasheet.write(older, "tickets")
+    nothing = {"mapped": {}, "personal": {}, "split_by": "time"}
+    assert "- A program looked for personal data and found none.\n" in datasheet.write(CARD | nothing | {"privacy": "drop"}, "t")
+    unasked = datasheet.write(CARD | nothing | {"privacy": None}, "t")
+    assert "- Personal data were not looked for.\n" in unasked
+    assert "divided by time, the latest rows measure; no column says which rows belong together.\n" in unasked
 
 
 def test_only_people_answer_questions() -> None:

@@ -156,7 +156,11 @@ def test_a_training_set_that_repeats_itself_makes_no_row_far() -> None:
 
 
 def test_few_rows_have_no_regions() -> None:
-    assert diversity.regions(blobs([99])) == {} and diversity.findings(None, {}) == []
+    found = diversity.regions(blobs([99]), blobs([9]))
+    assert found == {"rows": 99, "clusters": [], "far": None} and diversity.findings(None, {}) == []
+    said = "Regions of meaning take 100 training rows, there are 99: what train covers is not known."
+    assert diversity.findings(None, found) == [said]
+    assert diversity.section(diversity.lexical(["a b"]), None, found, {}, {}).blocks[0] == Words(said, "warn")
 
 
 def test_the_section_shows_words_and_regions_and_escapes_texts() -> None:

@@ -328,3 +328,12 @@ def test_an_id_is_the_content_or_the_users_own(tmp_path: Path) -> None:
     one, two = (prepared(data) for data in (FILLER, list(reversed(FILLER))))
     ids = [{text: name for t in p.splits.values() for text, name in zip(rows.strings(t, "text"), rows.strings(t, "id"), strict=True)} for p in (one, two)]
     assert ids[0] == ids[1] and len(set(ids[0].values())) == 60
+
+
+def test_labels_that_a_side_lacks_are_said(tmp_path: Path) -> None:
+    train = [{"text": f"text {number} of many", "label": "xyz"[number % 3]} for number in range(60)]
+    sides = {"valid": [{"text": f"valid {n}", "label": "xy"[n % 2]} for n in range(20)], "test": [{"text": f"test {n}", "label": "x"} for n in range(120)]}
+    paths = {side: str(write(tmp_path / f"{side}.jsonl", data)) for side, data in ({"train": train} | sides).items()}
+    warnings = prepare(DataSettings(**paths)).card["warnings"]  # type: ignore[arg-type]
+    assert "2 labels without a test row (y, z): nothing is measured of them. Add rows or merge them." in warnings
+    assert "1 label without a valid row (z): the kept step and the calibration do not heed them. Add rows or merge them." in warnings

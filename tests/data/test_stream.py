@@ -23,7 +23,6 @@ from tunesmith.data import card, card_section, ledger, rows, sources, split, sta
 from tunesmith.data.prepare import prepare as prepare_stream
 from tunesmith.data.validate import DataSettings
 from tunesmith.errors import Interrupted, Problems, UserError
-from tunesmith.starting import first_recipe
 
 Record = dict[str, Any]
 few = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -437,8 +436,33 @@ def test_lengths_are_exact_and_long_ones_nearly_so() -> None:
     ordered = sorted(values.tolist())
     assert some.summary() == {"p5": ordered[50], "p50": ordered[500], "p95": ordered[950], "most": ordered[-1]}
     long.add(values * 1000)
+    bars = some.histogram()
+    assert len(bars["upto"]) == 16 and sum(bars["rows"]) == 1000 and bars["upto"][-1] == ordered[990]
+    for low, upto, rows_in in zip([-1, *bars["upto"]], bars["upto"][:-1], bars["rows"], strict=False):
+        assert rows_in == sum(low < value <= upto for value in ordered)
+    narrow, steep = card.Lengths(), card.Lengths()
+    narrow.add(np.arange(1000) % 20 + 80)
+    assert narrow.histogram()["upto"][0] == 82 and narrow.histogram()["rows"][:2] == [150, 50]  # none of 0 to 79, where no row is
+    steep.add(np.r_[np.full(960, 40), np.full(40, 5000)])
+    found = steep.histogram()
+    assert found["upto"][0] < 60 and found["upto"][-1] == 5000 and found["upto"][-1] - found["upto"][-2] > 20 * (found["upto"][1] - found["upto"][0])
+    assert card.Lengths().histogram() == {"upto": [], "rows": []}
     assert all(abs(long.at(q) - ordered[10 * q] * 1000) <= 0.011 * ordered[10 * q] * 1000 + 1 for q in (50, 95))
     assert card.Lengths().summary() == {"p5": 0, "p50": 0, "p95": 0, "most": 0}
+
+
+def test_a_share_that_was_not_asked_for_is_said(tmp_path: Path) -> None:
+    data = [{"prompt": f"prompt {i} of many", "completion": f"completion {i}", "who": "one" if i < 60 else f"w{i}"} for i in range(160)]
+    made = [prepared(tmp_path, data, together="who", valid=0.2, test=0.4, split_seed=seed)[0] for seed in range(6)]
+    assert len({max(one["rows"], key=one["rows"].__getitem__) for one in made}) > 1  # the large group is not always on one side
+    for one in made:
+        for side, asked in (("valid", 0.2), ("test", 0.4)):
+            share = one["rows"][side] / 160
+            said = f"{side} has {share:.0%} of the rows, {asked:.0%} was asked for: rows with one `who` are not divided."
+            said += " Another data.split_seed divides them anew."
+            assert (said in one["warnings"]) == (not asked / 1.5 <= share <= asked * 1.5)
+    said = [text for one in made for text in one["warnings"] if "was asked for" in text]
+    assert 0 < len(said) < 12
 
 
 @pytest.mark.parametrize("kind", ["completion", "dialogue", "document"])
@@ -451,21 +475,3 @@ def test_the_card_is_a_section_of_the_report(tmp_path: Path, kind: str) -> None:
     found = card["characters"]["texts" if kind == "document" else "answers"]
     assert (found["p50"], found["most"]) == (lengths[len(lengths) // 2], lengths[-1])
     assert json.loads((tmp_path / "out" / "card.json").read_text()) == card and card["labels"] == {}
-
-
-@pytest.mark.parametrize(
-    ("record", "kind", "objective", "method"),
-    [
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "who": "x"}, "dialogue", "sft", "lora"),
-        ({"prompt": "a", "completion": "b", "who": "x"}, "completion", "sft", "lora"),
-        ({"text": "a", "source": "x"}, "document", "pretraining", "full"),
-    ],
-)
-def test_a_first_recipe_suits_the_rows(tmp_path: Path, record: Record, kind: str, objective: str, method: str) -> None:
-    from tunesmith import recipe
-
-    text, said = first_recipe(write(tmp_path / "d.jsonl", [record] * 3), tmp_path / "d.yaml")
-    assert text == f"data:\n  train: d.jsonl\n  rows: {kind}\n  valid: 0.1\n  test: 0.2\nmodel: starter/scribe\nobjective: {objective}\nmethod: {method}\n"
-    assert said[0] == f"d.jsonl: the rows are {card.NAMES[kind]}" and said[-1].startswith("other columns: ")
-    loaded = recipe.load(tmp_path / "d.yaml")
-    assert (loaded.data.rows, loaded.objective.kind, loaded.method.kind, loaded.model.base) == (kind, objective, method, "starter/scribe")

@@ -4,14 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
 from tunesmith.errors import UserError
 from tunesmith.evaluation import classification, intervals
+from tunesmith.statistics import wilson
 
 
 def statistic(sums):
@@ -74,14 +73,6 @@ def test_a_single_group_is_refused_with_a_remedy():
     assert "add test rows" in caught.value.remedy
 
 
-def test_wilson_equals_scipys():
-    for right, n in [(0, 1), (40, 40), (39, 40), (500, 1000), (0, 7)]:
-        expected = binomtest(right, n).proportion_ci(method="wilson")
-        assert intervals.wilson(right, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
-    assert intervals.wilson(40, 40)[0] == pytest.approx(0.912, abs=1e-3)
-    assert intervals.wilson(0, 0) == (0, 1)
-
-
 def test_expanded_percentiles_are_wider_by_the_factor_stated():
     normal = np.random.default_rng(0).normal(size=200_000)
     plain = np.quantile(normal, 0.975)
@@ -104,11 +95,11 @@ def test_basic_interval_contains_the_value_and_is_not_negative():
 
 def test_no_error_gives_no_zero_width():
     low, high = intervals.widen_near_edge(1.0, 1.0, 1.0, np.ones(40))
-    assert (low, high) == pytest.approx((float(intervals.wilson(40, 40)[0]), 1.0))
+    assert (low, high) == pytest.approx((float(wilson(40, 40)[0]), 1.0))
     low, high = intervals.widen_near_edge(0.0, 0.0, 0.0, np.zeros(40))
-    assert (low, high) == pytest.approx((0.0, float(intervals.wilson(0, 40)[1])))
+    assert (low, high) == pytest.approx((0.0, float(wilson(0, 40)[1])))
     few = np.r_[np.ones(37), np.zeros(3)]
-    assert intervals.widen_near_edge(0.92, 0.93, 37 / 40, few) == pytest.approx(intervals.wilson(37, 40))
+    assert intervals.widen_near_edge(0.92, 0.93, 37 / 40, few) == pytest.approx(wilson(37, 40))
     # groups that are 2 % wrong each are no reason for an interval as if they were all wrong
     assert intervals.widen_near_edge(0.99, 1.0, 0.997, np.r_[np.ones(37), np.full(3, 0.98)])[0] > 0.98
     many = np.r_[np.ones(20), np.zeros(20)]
@@ -161,20 +152,6 @@ def test_a_model_against_itself_has_p_one():
     labels = np.arange(30) % 3
     model = classification.row_sums(labels, answers_of(np.random.default_rng(0), labels, 3, 0.3))
     assert set(intervals.sign_flip(model, model, statistic, 0, 100).values()) == {1.0}
-
-
-def test_holm_by_hand():
-    assert intervals.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert intervals.holm([]) == []
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
-def test_holm_never_lowers_nor_reorders(p_values):
-    adjusted = intervals.holm(p_values)
-    assert all(p <= a <= 1 for p, a in zip(p_values, adjusted, strict=True))
-    order = np.argsort(p_values, kind="stable")
-    assert (np.diff(np.array(adjusted)[order]) >= 0).all()
 
 
 def test_any_ratio_of_sums_has_an_interval():

@@ -8,6 +8,7 @@ import pytest
 
 from tunesmith.evaluation import calibration, intervals
 from tunesmith.evaluation.measure import evaluate
+from tunesmith.statistics import holm, wilson
 
 
 def some_models(rows=200, classes=4, errors=(("tuned", 0.1), ("base", 0.3), ("majority", 0.7)), seed=0):
@@ -47,7 +48,7 @@ def test_accuracy_of_independent_rows_has_wilsons_interval_and_mcnemars_test():
     split = evaluate(models, labels, names, resamples=100)["splits"]["test"]
     right = {name: (p.argmax(1) == labels).astype(float) for name, p in models.items()}
     entry = split["models"]["tuned"]["accuracy"]
-    assert (entry["low"], entry["high"]) == pytest.approx(intervals.wilson(right["tuned"].sum(), 200))
+    assert (entry["low"], entry["high"]) == pytest.approx(wilson(right["tuned"].sum(), 200))
     line = next(c for c in split["comparisons"] if (c["against"], c["metric"]) == ("base", "accuracy"))
     assert line["p"] == intervals.mcnemar(*intervals.only(right["tuned"], right["base"]))
 
@@ -57,7 +58,7 @@ def test_holm_is_applied_over_the_baselines_of_each_metric():
     lines = evaluate(models, labels, names, resamples=200)["splits"]["test"]["comparisons"]
     for metric in ("accuracy", "macro_f1"):
         mine = [line for line in lines if line["metric"] == metric]
-        assert [line["p_adjusted"] for line in mine] == intervals.holm([line["p"] for line in mine]) and len(mine) == 3
+        assert [line["p_adjusted"] for line in mine] == holm([line["p"] for line in mine]) and len(mine) == 3
 
 
 def test_the_same_seed_gives_the_same_numbers_whatever_other_models_there_are():

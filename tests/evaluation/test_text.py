@@ -11,6 +11,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from tunesmith.errors import UserError
 from tunesmith.evaluation import intervals, text
 from tunesmith.evaluation.measure_text import Answers, measure_text, with_forgetting
+from tunesmith.statistics import wilson
 
 VOCABULARY = "the a cat dog sat ran on under mat hill, and it was red; very quick! 42 times of in Paris.".split()
 
@@ -189,7 +190,7 @@ def test_exact_match_of_independent_rows_goes_by_wilson_and_mcnemar():
     references, models = two_models()
     split = measure_text(models, references, resamples=200)["splits"]["test"]
     right = {name: np.array([text.normalised(a) == text.normalised(r) for a, r in zip(one.texts, references, strict=True)]) for name, one in models.items()}
-    low, high = intervals.wilson(right["tuned"].sum(), 60)
+    low, high = wilson(right["tuned"].sum(), 60)
     assert split["models"]["tuned"]["exact_match"] == pytest.approx({"value": right["tuned"].mean(), "low": low, "high": high})
     line = next(line for line in split["comparisons"] if line["metric"] == "exact_match")
     assert line["p"] == intervals.mcnemar(int((right["tuned"] & ~right["base"]).sum()), int((right["base"] & ~right["tuned"]).sum()))

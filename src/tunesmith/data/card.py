@@ -44,6 +44,10 @@ NAMES = {
     "preference": "preferences",
     "prompt": "prompts",
 }
+OFF = 1.5
+"""A side with this many times the share that was asked for, or its inverse, is worth a warning. A convention of ours."""
+STEEP = 10
+"""A 99th percentile this many times the median leaves bars of equal width empty but for the first. A convention of ours."""
 
 
 class Lengths:
@@ -71,15 +75,18 @@ class Lengths:
         return {f"p{q}": self.at(q) for q in (5, 50, 95)} | {"most": self._most}
 
     def histogram(self, bars: int = 16) -> dict[str, list[int]]:
-        """Rows by length in bars of equal width up to the 99th percentile; the last bar holds all that is longer.
+        """Rows by length, from the first to the 99th percentile; the first bar holds all that is shorter too, the last all that is longer. The bars are
+        of equal width, or each so many times as wide as the one before where some rows are STEEP times as long as the one in the middle.
 
         Returns:
             `upto`: the longest length of each bar; `rows`: how many.
         """
         if not self._rows:
             return {"upto": [], "rows": []}
-        top = max(1, self.at(99))
-        edges = np.unique(np.ceil(np.linspace(0, top, bars + 1)[1:]).astype(np.int64))
+        low, top = self.at(1), max(1, self.at(99))
+        steep = top > STEEP * max(1, self.at(50))
+        ends = np.geomspace(max(1, low), top, bars + 1) if steep else np.linspace(low, top, bars + 1)
+        edges = np.unique(np.ceil(ends[1:] - 1e-6).astype(np.int64))
         bins = np.where(np.arange(len(self._counts)) < EXACT, np.arange(len(self._counts)), 2.0 ** (16 + (np.arange(len(self._counts)) - EXACT) / 64))
         where = np.minimum(np.searchsorted(edges, bins), len(edges) - 1)
         return {"upto": edges.tolist(), "rows": np.bincount(where, self._counts, len(edges)).astype(int).tolist()}
@@ -96,8 +103,9 @@ def make(first: FirstPass, written: Written, files: Mapping[str, Mapping[str, st
         twins: near-duplicates dropped, by reason.
 
     Returns:
-        The card as JSON. `labels` has the counts by side (empty for rows without any); `characters` the percentiles of labelled texts, or by
-        `prompts` and `answers`, or `texts`; `warnings` what a person should look at.
+        The card as JSON. `mapped` has the columns that rows of every kind may have; `privacy` what became of personal data (null: not looked for);
+        `labels` the counts by side (empty for rows without any); `characters` the percentiles of labelled texts, or by `prompts` and `answers`, or
+        `texts`; `warnings` what a person should look at.
     """
     book, kind = first.book, first.kind
     prompts, answers, turns = Lengths(), Lengths(), Lengths()
@@ -118,6 +126,8 @@ def make(first: FirstPass, written: Written, files: Mapping[str, Mapping[str, st
         "files": dict(files),
         "rows": rows,
         "rejected": dict(left_out),
+        "mapped": {key: value for key in ("id", "together", "time", "attributes") if (value := getattr(first.settings, key))},
+        "privacy": first.settings.privacy.action,
         "columns": first.columns if kind != "labelled" else {key: first.columns.get(key) for key in ("text", "text_pair", "label")},
         "labels": {name: {side: counts[name] for side, counts in written.labels.items()} for name in names},
         "characters": answers.summary() if kind == "labelled" else {name: counts.summary() for name, counts in lengths.items()},
@@ -143,7 +153,7 @@ def make(first: FirstPass, written: Written, files: Mapping[str, Mapping[str, st
     else:
         alike = duplicates.commonest_answer(book)[0] if kind in ("dialogue", "completion") else 0
         card["warnings"] = _text_warnings(rows, marked, alike, written.answer, lengths)
-    card["warnings"] += _twin_warnings(twins, rows) + _personal_warnings(first)
+    card["warnings"] += _share_warnings(first, card) + _twin_warnings(twins, rows) + _personal_warnings(first)
     if first.corrected and (missing := len(first.corrections) - len(first.corrected)):
         card["notes"].append(f"{counted(missing, 'corrected row')} of data.corrections not found among the rows")
     return card
@@ -173,6 +183,9 @@ def _label_warnings(rows: Mapping[str, int], counts: Mapping[str, Mapping[str, i
     unseen = [name for name, by in counts.items() if by["train"] == 0]
     if unseen:
         out.append(f"{counted(len(unseen), 'label')} without a training row ({', '.join(unseen[:5])}): they cannot be predicted. Add rows or merge them.")
+    for side, lost in (("test", "nothing is measured of them"), ("valid", "the kept step and the calibration do not heed them")):
+        if rows.get(side) and (without := [name for name, by in counts.items() if by["train"] and not by.get(side, 0)]):
+            out.append(f"{counted(len(without), 'label')} without a {side} row ({', '.join(without[:5])}): {lost}. Add rows or merge them.")
     few = [name for name, by in counts.items() if 0 < by["train"] < FEW_ROWS]
     if few:
         out.append(f"{counted(len(few), 'label')} with fewer than {FEW_ROWS} training rows ({', '.join(few[:5])}): expect them to be weak.")
@@ -182,6 +195,21 @@ def _label_warnings(rows: Mapping[str, int], counts: Mapping[str, Mapping[str, i
         what = f"the largest label has {max(train) / min(train):.0f} times the rows of the smallest: read macro F1, and see objective.class_weights"
         out.append(what + ("." if multi_label else " and data.balance."))
     return out
+
+
+def _share_warnings(first: FirstPass, card: Mapping[str, Any]) -> list[str]:
+    """A side with another share of the rows than was asked for: few large groups, or few rows, and the luck of the hash."""
+    rows, asked = card["rows"], {side: share for side, share in first.shares.items() if share and side in card["rows"]}
+    divided = card["origins"].get("original", 0) + sum(rows[side] for side in asked)
+    if divided < FEW_TEST_ROWS or "thinned" in card["rejected"]:
+        return []
+    together = first.settings.together
+    why = f"rows with one `{together}` are not divided" if together else "the rows are few"
+    return [
+        f"{side} has {rows[side] / divided:.0%} of the rows, {share:.0%} was asked for: {why}. Another data.split_seed divides them anew."
+        for side, share in asked.items()
+        if not share / OFF <= rows[side] / divided <= share * OFF
+    ]
 
 
 def few_test_rows(rows: Mapping[str, int], add: str = "Add") -> list[str]:

@@ -24,7 +24,7 @@ def sections(card: Mapping[str, Any]) -> list[Section]:
     what = "" if kind == "labelled" else f" ({NAMES[kind]})"
     how = {"time": ", the latest rows measure", "strata": ", each label with its exact share"}.get(card.get("split_by", "hash"), "")
     blocks: list[Any] = [Table(["side", "rows"], counts, f"Rows after checks{what}{how}; every row read is in one of these")]
-    blocks += [Words(text, "warn") for text in card["warnings"]]
+    blocks += [Words(text[:1].upper() + text[1:], "warn") for text in card["warnings"]]
     if turns := card.get("turns"):
         with_system = f"{turns['with_system']:.0%} of them with a system message"
         blocks.append(Words(f"A training dialogue has {turns['p50']} messages in the middle and {turns['most']} at most, {with_system}."))
@@ -79,7 +79,7 @@ def _lengths(card: Mapping[str, Any]) -> list[Any]:
         if len(found["upto"]) > 2:
             low = [0, *(upto + 1 for upto in found["upto"][:-1])]
             names = [f"{a:,} to {b:,}" for a, b in zip(low, found["upto"], strict=True)]
-            names[-1] = f"{low[-1]:,} and more"
+            names[0], names[-1] = f"up to {found['upto'][0]:,}", f"{low[-1]:,} and more"
             out.append(Bars(names, found["rows"], "training rows", caption=f"Characters of the {name}"))
     return out
 

@@ -91,7 +91,7 @@ def collect(
     refuse_password(value)
     tell, secrets = say or (lambda _: None), set[str]()
     place = shown(value)
-    path = folder / f"{_stem(value)}-{sha256_json([place, query, split])[:8]}.jsonl"
+    path = folder / f"{stem(value)}-{sha256_json([place, query, split])[:8]}.jsonl"
     try:
         from_hub = value.startswith(hub.PREFIX)
         if (query if from_hub else split) is not None:
@@ -111,7 +111,7 @@ def collect(
     return path
 
 
-def _stem(value: str) -> str:
+def stem(value: str) -> str:
     """A readable beginning of the snapshot's name: the database's or the data set's; a URL that is one variable gives its name."""
     last = value.removeprefix(hub.PREFIX).partition("@")[0].replace("/", "--") if value.startswith(hub.PREFIX) else Path(value.partition("?")[0]).stem
     return re.sub(r"[^\w.-]+", "-", last).strip("-.") or "rows"

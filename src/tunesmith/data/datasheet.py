@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tunesmith.errors import counted
+
 BLANK = "Answer: " + "_" * 60
 MOST = 12
 """Entries of a list; the card has them all."""
@@ -109,6 +111,11 @@ def _composition(card: Mapping[str, Any]) -> list[str]:
     kind = KINDS.get(card.get("kind", ""), "a text with its label" if labels else "")
     facts = [f"A row is {kind}."] if kind else []
     facts.append(f"Rows: {_counts(card['rows'])}.")
+    if "mapped" in card:
+        how = {"time": "by time, the latest rows measure", "strata": "by label, each with its exact share"}.get(card.get("split_by", ""), "by a hash")
+        together = card["mapped"].get("together")
+        grouped = f"rows with one `{together}` stand on one side" if together else "no column says which rows belong together"
+        facts.append(escape(f"Sides that have no file of their own are divided {how}; {grouped}."))
     if labels:
         facts.append(f"{len(labels)} labels; training rows of each: {_counts({label: by.get('train', 0) for label, by in labels.items()})}.")
     for what, lengths in _lengths(card.get("characters") or {}):
@@ -130,18 +137,41 @@ def _lengths(characters: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, 
 def _files(card: Mapping[str, Any]) -> list[str]:
     facts = [f"Read for {escape(side)}: {escape(file['name'])}, sha256 {file['sha256']}." for side, file in (card.get("files") or {}).items()]
     columns = {key: column for key, column in (card.get("columns") or {}).items() if column}
-    return facts + ([f"Columns used: {', '.join(f'{escape(column)} as {escape(key)}' for key, column in columns.items())}."] if columns else [])
+    facts += [f"Columns used: {', '.join(f'{escape(column)} as {escape(key)}' for key, column in columns.items())}."] if columns else []
+    if kept := card.get("mapped", {}).get("attributes"):
+        facts.append(f"Kept beside the rows for audits, never read by the model: {', '.join(map(escape, kept))}.")
+    return facts
+
+
+HIDDEN = {
+    "report": "left as they are",
+    "mask": "masked",
+    "pseudonymise": "replaced by pseudonyms",
+    "drop": "left out",
+}
+"""What became of personal data, by `data.privacy.action`."""
 
 
 def _cleaning(card: Mapping[str, Any]) -> list[str]:
     rejected = card.get("rejected") or {}
     facts = [f"Rows left out, by reason: {_counts(rejected)}. All stand in data/rejected.jsonl."] if rejected else ["No row was left out."]
+    if changed := card.get("changed"):
+        facts.append(f"Texts changed by cleaning, by step: {_counts(changed)}.")
+    if found := {kind: count for kind, count in (card.get("personal") or {}).items() if kind != "rows"}:
+        became = f": {HIDDEN[card['privacy']]}" if card.get("privacy") else ""
+        facts.append(f"Personal data, found by a program in {counted(card['personal']['rows'], 'row')} ({_counts(found)}){became}.")
+    elif "privacy" in card:
+        facts.append("A program looked for personal data and found none." if card["privacy"] else "Personal data were not looked for.")
+    if made := {name: count for name, count in (card.get("origins") or {}).items() if name != "original"}:
+        facts.append(f"Training rows that were made from others: {_counts(made)}.")
+    if corrected := card.get("corrected"):
+        facts.append(f"{counted(corrected, 'row')} with a label that a person has corrected.")
     return facts + [escape(note) + ("" if note.endswith(".") else ".") for note in card.get("notes") or ()]
 
 
 def _warnings(card: Mapping[str, Any], bias: Mapping[str, Any] | None, coverage: Sequence[str]) -> list[str]:
     """What may make a use wrong: warnings, what the texts do not cover, and differences of label rates."""
-    facts = [escape(text) for text in (*(card.get("warnings") or ()), *coverage)]
+    facts = [escape(text[:1].upper() + text[1:]) for text in (*(card.get("warnings") or ()), *coverage)]
     if bias is None:
         return [*facts, "Bias was not looked for."]
     facts += [escape(one["text"]) for one in bias["findings"][:MOST]]

@@ -22,6 +22,7 @@ import pyarrow as pa
 from tunesmith.data import card
 from tunesmith.errors import counted
 from tunesmith.sections import Bars, Block, Figures, Lines, Quotes, Section, Series, Words
+from tunesmith.statistics import wilson
 
 SAMPLE = 20_000
 """Rows of the sample: a share is then known to within 0.7 points (95 %), and texts take 40 MB at most where they are of ASCII characters."""
@@ -197,11 +198,11 @@ def regions(train_ND: Vectors, test_MD: Vectors | None = None, seed: int = 0, cl
         `rows`; `clusters`, largest first, each with `rows`, `share`, `similarity` (mean cosine to its centre), `test_share`, `examples` (indices of
         the rows nearest the centre), `thin` (less than EMPTY of an even share); `far`: `distance` (cosine distance beyond which a test row is
         far: the 99th percentile of training rows' distances to their nearest other row), `rows`, `of`, `share`, `low`, `high` (Wilson, 95 %),
-        `examples` (indices of test rows, farthest first). Empty when there are fewer than FEWEST_VECTORS rows.
+        `examples` (indices of test rows, farthest first). No clusters and no `far` when there are fewer than FEWEST_VECTORS rows.
     """
     N = len(train_ND)
     if N < FEWEST_VECTORS:
-        return {}
+        return {"rows": N, "clusters": [], "far": None}
     from sklearn.cluster import MiniBatchKMeans
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
@@ -225,8 +226,6 @@ def regions(train_ND: Vectors, test_MD: Vectors | None = None, seed: int = 0, cl
 
 
 def _far(train_ND: Vectors, test_MD: Vectors, seed: int) -> dict[str, Any]:
-    from scipy.stats import binomtest
-
     N = len(train_ND)
     looked = np.random.default_rng(seed).permutation(N)[:MOST_NEAREST]
     limit = float(np.percentile(_nearest(train_ND[looked], train_ND, looked), FAR_PERCENT))
@@ -234,7 +233,7 @@ def _far(train_ND: Vectors, test_MD: Vectors, seed: int) -> dict[str, Any]:
     # Where training rows repeat each other the limit is 0 but for rounding, and rounding alone makes no row far.
     order = np.argsort(-distance_M, kind="stable")
     far = int((distance_M > limit + 1e-6).sum())
-    low, high = binomtest(far, len(test_MD)).proportion_ci(method="wilson")
+    low, high = wilson(far, len(test_MD))
     share = {"share": far / len(test_MD), "low": float(low), "high": float(high)}
     return {"distance": limit, "rows": far, "of": len(test_MD), **share, "examples": order[: min(far, SHOWN)].tolist()}
 
@@ -255,9 +254,11 @@ def findings(words: Mapping[str, Any] | None, places: Mapping[str, Any]) -> list
 
     Args:
         words: from `unseen`, or None.
-        places: from `regions`.
+        places: from `regions`, or empty where they were not looked for.
     """
     out = []
+    if places.get("clusters") == []:
+        out.append(f"Regions of meaning take {FEWEST_VECTORS} training rows, there are {places['rows']:,}: what train covers is not known.")
     far = places.get("far")
     if far and far["low"] > FAR:
         share = f"{far['share']:.1%} of {far['of']:,} test rows ({100 * far['low']:.1f} to {100 * far['high']:.1f})"
@@ -280,7 +281,7 @@ def section(
     """A section of the report.
 
     Args:
-        lexical: from `lexical`. words: from `unseen`, or None. places: from `regions`.
+        lexical: from `lexical`. words: from `unseen`, or None. places: from `regions`, or empty.
         texts, tests: by the indices of `regions`: the texts of its training and of its test rows.
     """
     distinct = lexical["distinct"]
@@ -297,7 +298,7 @@ def section(
         blocks.append(Lines([Series("different words", sizes, types)], "words read", "different words", caption, log_x=True))
     if words and words["examples"]:
         blocks.append(Words("Commonest words of test that train lacks: " + ", ".join(f"`{word}`" for word in words["examples"]) + "."))
-    if not places:
+    if not places or not places["clusters"]:
         return Section("coverage", "What the texts cover", blocks)
     shares = [100 * one["share"] for one in places["clusters"]]
     names = [" ".join(texts[one["examples"][0]].split())[:60] if one["examples"] else "(empty)" for one in places["clusters"]]

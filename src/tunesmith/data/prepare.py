@@ -55,6 +55,8 @@ PAIRS = 4096
 FEWEST_ROWS = 8
 """Below this nothing can be split, learnt and measured."""
 MARKS_CHANGE = "an id in which something was hidden is another in each preparation: set data.privacy.key before you correct such rows"
+LONELY_SHARE = 0.9
+"""Above this share of rows whose label no other row has, the column is none of labels. A convention of ours."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,8 @@ def prepare(
             without = f" ({counted(again, 'duplicate')} left out)" if again else ""
             if own_reasons := [f"{left_out[reason]:,} {reason}" for reason in UNSTOPPING if left_out[reason]]:
                 without += f" (the recipe left out {', '.join(own_reasons)})"
+            if bad := [f"{count:,} {reason}" for reason, count in left_out.items() if reason not in UNSTOPPING]:
+                without += f" (bad rows: {', '.join(bad)})"
             raise UserError(f"{counted(usable, 'usable row')}{without}; at least {FEWEST_ROWS} are needed", place, remedy)
         split.later(book, settings.split_by, first.shares["valid"], first.shares["test"], settings.split_seed, notes)
         shared = duplicates.across(book, own) if own else 0
@@ -343,7 +347,12 @@ def _checked(first: FirstPass, rejected: Path | None) -> Counter[str]:
             left_out[REASONS[number][0]] += count
     bad = first.stopping + int(np.isin(book.verdict, (SAME_ID, LONELY)).sum())
     if bad and settings.on_bad_row == "stop":
-        raise _stopped(first, bad, rejected)
+        stopped = _stopped(first, bad, rejected)
+        if left_out[REASONS[LONELY][0]] > LONELY_SHARE * _usable(book, LONELY, KEPT):
+            column = first.columns.get("label")
+            hint = UserError("almost every row has a label of its own", f"column `{column}`", "name the column of the labels: data.label=COLUMN")
+            raise Problems([*stopped.errors, hint], stopped.remedy)
+        raise stopped
     return left_out
 
 
@@ -363,9 +372,10 @@ def _stopped(first: FirstPass, count: int, rejected: Path | None) -> Problems:
     return stop_for(shown, rejected, count)
 
 
-def _usable(book: Ledger) -> int:
-    """Rows to be divided that are no repeats."""
-    return sum(int(((book.verdict[start : start + len(one)] == KEPT) & (one == 0)).sum()) for start, (one,) in book.blocks("input"))
+def _usable(book: Ledger, *verdicts: int) -> int:
+    """Rows to be divided that are no repeats, or have one of some verdicts."""
+    wanted = verdicts or (KEPT,)
+    return sum(int((np.isin(book.verdict[start : start + len(one)], wanted) & (one == 0)).sum()) for start, (one,) in book.blocks("input"))
 
 
 def _near(first: FirstPass, own: Mapping[str, int], handed: Handed) -> dict[str, int]:

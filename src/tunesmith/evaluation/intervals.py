@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.errors import UserError
+from tunesmith.statistics import Z, wilson
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Mapping[str, Floats]]
@@ -25,9 +26,6 @@ Statistic = Callable[[Floats], Mapping[str, Floats]]
 
 RESAMPLES = 2000
 """Resamples of a bootstrap, flips of a test. Source: Efron and Tibshirani 1993, section 14.4: 1,000 and more for intervals."""
-
-Z = 1.959963984540054
-"""Two-sided 95 % quantile of the normal distribution."""
 
 FEW = 10
 """With fewer wrong (or right, or differing) units than this the bootstrap is too narrow; see `widen_near_edge`."""
@@ -154,25 +152,6 @@ def basic(value: float, values_B: Floats, units: int) -> tuple[float, float]:
     return max(0.0, min(value, 2 * value - high)), max(value, 2 * value - low)
 
 
-def wilson(right: Any, n: Any) -> tuple[Any, Any]:
-    """95 % score interval of a share, vectorised; (0, 1) where n is 0.
-
-    Preferred to a bootstrap for accuracy of independent rows: exact in form, never of zero width (40 of 40 right gives
-    0.912 to 1), and it covers well from n = 5 on.
-
-    Args:
-        right: successes. n: trials. Numbers or arrays.
-
-    Source: Wilson 1927; recommended by Brown, Cai and DasGupta 2001 (Statistical Science 16).
-    """
-    right, n = np.asarray(right, np.float64), np.asarray(n, np.float64)
-    safe = np.maximum(n, 1)
-    centre = (right + Z**2 / 2) / (safe + Z**2)
-    half = Z / (safe + Z**2) * np.sqrt(right * (safe - right) / safe + Z**2 / 4)
-    # at the ends the formula gives 0 and 1 but for rounding, and an interval has to hold its own value
-    return np.where(right > 0, centre - half, 0.0)[()], np.where(right < n, centre + half, 1.0)[()]
-
-
 def widen_near_edge(low: float, high: float, value: float, right_G: Floats) -> tuple[float, float]:
     """Keep a share's bootstrap interval honest when almost nothing (or almost everything) is wrong.
 
@@ -273,16 +252,3 @@ def sign_flip(first_GK: Any, second_GK: Any, statistic: Statistic, seed: int, fl
             # the margin keeps exact ties of counts, which floating point may split, on the side of no difference
             beyond[name] += int((np.abs(one[name] - other[name]) >= abs(here[name] - there[name]) - 1e-12).sum())
     return {name: count / (flips + 1) for name, count in beyond.items()}
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for having made several comparisons, in the order given.
-
-    Source: Holm 1979 (Scand. J. Statist. 6); holds whatever the dependence of the comparisons.
-    """
-    p = np.asarray(p_values, np.float64)
-    order = np.argsort(p, kind="stable")
-    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(raised, 1.0)
-    return [float(value) for value in adjusted]

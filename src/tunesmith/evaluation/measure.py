@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tunesmith.evaluation import calibration, classification, intervals
 from tunesmith.evaluation.calibration import Abstention
 from tunesmith.evaluation.classification import Floats
+from tunesmith.statistics import holm, wilson
 
 COMPARED = ("accuracy", "macro_f1", "micro_f1", "log_loss")
 """Metrics in which models are compared, beside the headline; one table of more would only invite picking."""
@@ -117,7 +118,7 @@ def _intervals_and_tests(
             line = {"model": tuned, "against": name, "metric": m, "difference": difference, "low": low, "high": high}
             lines[m].append(line | {"p": p_values[m]})
     for of_one_metric in lines.values():
-        for line, adjusted in zip(of_one_metric, intervals.holm([line["p"] for line in of_one_metric]), strict=True):
+        for line, adjusted in zip(of_one_metric, holm([line["p"] for line in of_one_metric]), strict=True):
             line["p_adjusted"] = adjusted
     return {"models": shown, "comparisons": [line for m in sorted(lines, key=lambda m: m != headline) for line in lines[m]]}
 
@@ -134,7 +135,7 @@ def _interval(metric: str, value: float, values_B: Floats, right_G: Floats, inde
     """{"value", "low", "high"} of one metric of one model, by the rules at the top of this file."""
     units = len(right_G)
     if metric == "accuracy" and independent:
-        low, high = intervals.wilson(right_G.sum(), units)
+        low, high = wilson(right_G.sum(), units)
     elif metric == "ece":
         low, high = intervals.basic(value, values_B, units)
     else:
@@ -149,7 +150,7 @@ def _errors(
 ) -> dict[str, Any]:
     """Per-class figures with a Wilson interval of the recall, confusions and worst errors of one model."""
     by_class = classification.per_class(np.asarray(sums_GK.sum(0)))
-    by_class["recall_low"], by_class["recall_high"] = intervals.wilson(by_class["right"], by_class["support"])
+    by_class["recall_low"], by_class["recall_high"] = wilson(by_class["right"], by_class["support"])
     answers = classification.predictions(probabilities, labels.ndim == 2, cut)
     found: dict[str, Any] = {"per_class": classification.by_name(by_class, list(names))}
     worst = classification.worst_errors(labels, probabilities, threshold=cut)
@@ -188,7 +189,7 @@ def _confidence(
     if abstention is not None:
         answered = confidence >= (np.inf if abstention.threshold is None else abstention.threshold)
         n, hits = int(answered.sum()), int(right[answered].sum())
-        low, high = intervals.wilson(hits, n)
+        low, high = wilson(hits, n)
         accuracy = {"value": hits / n, "low": float(low), "high": float(high)} if n else None
         found["abstention"] = asdict(abstention) | {"here": {"rows": n, "coverage": n / len(labels), "accuracy": accuracy}}
     if out_of_scope is not None:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from tunesmith.evaluation import intervals, text
 from tunesmith.evaluation.text import Floats, TextScores
+from tunesmith.statistics import holm, wilson
 
 GENERAL = "general"
 """The split that holds the text on which forgetting is measured."""
@@ -177,7 +178,7 @@ def figures(
         for metric, value in text.values(one).items():
             share_G, full = share_of_units(sums, metric)
             if metric in ("exact_match", "ended") and independent:
-                low, high = intervals.wilson(share_G.sum(), len(share_G))
+                low, high = wilson(share_G.sum(), len(share_G))
             else:
                 low, high = intervals.bias_corrected(value, values_B[metric], len(share_G))
                 if full:
@@ -219,7 +220,7 @@ def comparisons(
             line = {"model": tuned, "against": name, "metric": metric, "difference": difference, "low": float(low), "high": float(high)}
             lines[metric].append(line | {"p": p_values[metric]})
     for of_one_metric in lines.values():
-        for line, adjusted in zip(of_one_metric, intervals.holm([line["p"] for line in of_one_metric]), strict=True):
+        for line, adjusted in zip(of_one_metric, holm([line["p"] for line in of_one_metric]), strict=True):
             line["p_adjusted"] = adjusted
     return [line for of_one_metric in lines.values() for line in of_one_metric]
 

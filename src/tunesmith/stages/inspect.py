@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from tunesmith.data import bias, datasheet, diversity, labels, rows
+from tunesmith.data import bias, datasheet, diversity, identity_terms, labels, rows
 from tunesmith.data.validate import InspectSettings
-from tunesmith.errors import counted
 from tunesmith.files import read_json, sha256_json, write_bytes, write_json
 from tunesmith.runs import Run
 from tunesmith.stages import FORMAT, Context, content, embedder, plain
@@ -65,7 +64,7 @@ def into(folder: Path, name: str, settings: InspectSettings, vectors: Vectors | 
     if (folder / "test.parquet").exists():
         tests = diversity.sample(rows.batches(folder / "test.parquet"), COVERAGE_TEST_ROWS)[0].column("text").to_pylist()
     seen: dict[str, Any] = {
-        "bias": bias.report(sample, count, bias.read_terms(Path(settings.terms)) if settings.terms else bias.IDENTITY),
+        "bias": bias.report(sample, count, identity_terms.read(Path(settings.terms)) if settings.terms else identity_terms.IDENTITY),
         "lexical": diversity.lexical(texts),
         "unseen": diversity.unseen(texts, tests) if tests else None,
         "regions": {},
@@ -77,11 +76,11 @@ def into(folder: Path, name: str, settings: InspectSettings, vectors: Vectors | 
         seen["regions"] = found = diversity.regions(vectors(chosen), vectors(tests) if tests else None)
         seen["texts"] = {str(at): chosen[at] for one in found.get("clusters", ()) for at in one["examples"]}
         seen["tests"] = {str(at): tests[at] for at in (found.get("far") or {}).get("examples", ())}
-        seen["too_few"] = 0 if found else len(chosen)
     if settings.labels and card["labels"] and vectors is not None:
         seen["suspects"] = _suspects(folder, name, vectors, separator)
     said = [one["text"] for one in seen["bias"]["findings"]]
-    write_bytes(folder / "DATASHEET.md", datasheet.write(card, name, seen["bias"], diversity.findings(seen["unseen"], seen["regions"])).encode())
+    uses = diversity.findings(seen["unseen"], seen["regions"]) + _wrong_labels(seen)
+    write_bytes(folder / "DATASHEET.md", datasheet.write(card, name, seen["bias"], uses).encode())
     write_json(folder / "inspection.json", plain(seen | {"findings": said}))
     return seen
 
@@ -89,13 +88,18 @@ def into(folder: Path, name: str, settings: InspectSettings, vectors: Vectors | 
 def findings(seen: dict[str, Any], most: int = 5) -> list[str]:
     """What to look at first, in words; the report has the rest."""
     out = [one["text"] for one in seen["bias"]["findings"][:most]]
-    if found := seen.get("suspects"):
-        share = found["rows"] / max(1, found["judged"])
-        said = f"{found['rows']:,} of {found['judged']:,} training labels ({share:.1%}) are probably wrong"
-        out.append(f"{said}: read data/label_errors.html, correct data/label_errors.csv")
-    if few := seen.get("too_few"):
-        out.append(f"no regions of meaning were looked for: {counted(few, 'training row')}, at least {diversity.FEWEST_VECTORS} are needed")
-    return out
+    if seen["regions"].get("clusters") == []:  # asked for, and not to be had
+        out += diversity.findings(None, seen["regions"])
+    return out + _wrong_labels(seen)
+
+
+def _wrong_labels(seen: dict[str, Any]) -> list[str]:
+    """How many labels are probably wrong, where it was looked for."""
+    if not (found := seen.get("suspects")):
+        return []
+    share = found["rows"] / max(1, found["judged"])
+    said = f"{found['rows']:,} of {found['judged']:,} training labels ({share:.1%}) are probably wrong"
+    return [f"{said}: read data/label_errors.html, correct data/label_errors.csv"]
 
 
 def _suspects(folder: Path, name: str, vectors: Vectors, separator: str) -> dict[str, int]:
