@@ -293,6 +293,7 @@ class Steps:
         settings = self.settings.privacy
         before = [texts.of(one.row.values, self.kind) for one in pending]
         flat = privacy.hide([text for one in before for text in one], settings, self._key, self._named)
+        beside = self._beside(pending) if settings.action == "report" else []
         rest = iter(zip(flat.texts, flat.found, flat.placed, strict=True))
         kept = []
         for at, (one, old) in enumerate(zip(pending, before, strict=True)):
@@ -300,11 +301,8 @@ class Steps:
             found: Counter[str] = Counter()
             for _, counts, _ in new:
                 found.update(counts)
-            if settings.action == "report":  # what another action would hide beside the texts
-                shared = one.shared
-                beside = [shared["id"], shared["together"], shared["time"], *(value for _, value in shared["attributes"]), *one.row.values.get("labels", ())]
-                for counts in privacy.hide([name for name in beside if name], settings, self._key, self._named).found:
-                    found.update(counts)
+            for counts in beside[at] if beside else ():
+                found.update(counts)
             out.personal += found
             if found:
                 out.personal["rows"] += 1
@@ -330,6 +328,16 @@ class Steps:
                     values[at][name] = self._mark(values[at][name])
             values[at]["attributes"] = [(name, self._mark(value)) for name, value in values[at]["attributes"]]
         return kept
+
+    def _beside(self, pending: Sequence[_Pending]) -> list[list[Counter[str]]]:
+        """What stands beside each row's texts that another action would hide: in its id, group, time, attributes and labels."""
+        names = [
+            [*(one.shared[name] for name in ("id", "together", "time")), *(value for _, value in one.shared["attributes"]), *one.row.values.get("labels", ())]
+            for one in pending
+        ]
+        apart = list({name for row in names for name in row if name})
+        found = dict(zip(apart, privacy.hide(apart, self.settings.privacy, self._key, self._named).found, strict=True))
+        return [[found[name] for name in row if name] for row in names]
 
     def _keyed(self, content: str) -> str:
         """A row's id where something in it is hidden: a plain hash could be guessed back to it."""
