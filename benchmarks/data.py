@@ -3,6 +3,7 @@
     python benchmarks/data.py FOLDER [--rows 1000000] [--rounds 3] [--peer-python VENV/bin/python] [--only ours peer peer-plain peer-exact apart]
     python benchmarks/data.py FOLDER --near                        near-duplicates and leaks found, against all pairs compared one by one
     python benchmarks/data.py FOLDER --validate [--validate-mb 2000]   `tunesmith check` of a large file
+    python benchmarks/data.py FOLDER --dialogues [--peer-rows 100000] [--rounds 3]   dialogues as tokens of which the answers are learnt
     python benchmarks/data.py FOLDER --profile [--rows 100000]     where ours spends its time (cProfile, which slows small functions most)
 
 FOLDER gets the generated rows, once: JSON lines of a text and one of 20 labels. Nine words of ten are whole words of the starter's vocabulary, drawn by
@@ -16,9 +17,12 @@ apart    the language filter and the report of personal data, on --rows-apart ro
 peer     on --peer-rows rows, in turn with ours: `datasets` 5 (map in batches, two processes), ftfy.fix_text, equal rows by xxh128, MinHash(num_perm=128) of
          the 5-grams by MinHash.bulk with xxh32, MinHashLSH(threshold=0.8), train_test_split twice, transformers' fast tokenizer. What its index names goes
          unverified (its 9 bands of 13 name 40 % of the pairs that are 0.8 alike), its rows are unchecked, and it keeps no account of what was left out.
-         Its environment: pip install "datasets>=5,<6" datasketch ftfy "transformers>=5,<6" -c constraints.txt
+         Its environment: pip install "datasets>=5,<6" datasketch ftfy jinja2 "transformers>=5,<6" -c constraints.txt
 peer-plain   with MinHash's own hash, SHA-1, as its documentation has it
 peer-exact   with the bands that ours has, which name 99.8 % of those pairs, and each of them verified: what ours promises
+--dialogues: each two rows are a question and its answer, written by the ChatML template of starter/scribe. ours: from prepared rows to ids on disk, with what
+is learnt. peer: `datasets` 5 (map in batches, two processes) over transformers' apply_chat_template of the question and of both, as TRL 1.16 finds an answer's
+tokens where a template does not mark them (it takes rows one by one), stored too.
 
 Each measurement is a process of its own, A B A B; medians are printed. Seconds are wall time without imports, memory is the process's VmHWM, ours with
 that of the helpers at work at the same time, the peer's with the peak of its largest worker behind it.
@@ -187,7 +191,7 @@ def ours(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
     if not arguments.profile:
         for place, name, key in (
             (staging.FirstPass, "read", "read"),
-                        (prepare, "_near", "compare"),
+            (prepare, "leave_out", "compare"),
             (sides, "write", "write"),
         ):
             clocked(place, name, parts, key)
@@ -217,6 +221,60 @@ def apart(arguments: argparse.Namespace, what: str) -> dict[str, Any]:
     start = time.perf_counter()
     prepare.prepare(settings(arguments.folder / f"rows-{count}.jsonl", None, **changes), "labelled", arguments.work / "prepared")
     return {"step": count / seconds["step"], "whole": count / (time.perf_counter() - start), "memory_mb": memory_mb()}
+
+
+def conversed(folder: Path, count: int) -> Path:
+    """Rows of a question and its answer in the columns that TRL names, made of the generated ones."""
+    path = folder / f"dialogues-{count}.jsonl"
+    if not path.exists():
+        with open(written(folder, 2 * count), encoding="utf-8") as file, open(path, "w", encoding="utf-8") as out:
+            for question in file:
+                turns = {"prompt": ("user", question), "completion": ("assistant", next(file))}
+                out.write(json.dumps({name: [{"role": role, "content": json.loads(line)["text"]}] for name, (role, line) in turns.items()}) + "\n")
+    return path
+
+
+def ours_spoken(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
+    import torch  # noqa: F401  # targets are tensors; imported before the clock starts
+
+    from tunesmith.data import rows as kinds
+    from tunesmith.models import catalog
+    from tunesmith.objectives import sft
+    from tunesmith.tokens import tokenizer
+    from tunesmith.tokens.reader import Reader
+
+    with open(arguments.folder / f"dialogues-{count}.jsonl", encoding="utf-8") as file:
+        dialogues = [one["prompt"] + one["completion"] for one in map(json.loads, file)]
+    path = arguments.work / "train.parquet"
+    kinds.write(kinds.table({"id": [str(at) for at in range(count)], "messages": dialogues}, kinds.KINDS["dialogue"]), path)
+    base = catalog.resolve(catalog.ModelSettings(base="starter/scribe"))
+    objective = sft.make(sft.SftSettings(), base, arguments.work)
+    start = time.perf_counter()
+    examples: Any = objective.examples(path, Reader(tokenizer.load(base.folder), 4096, "head", arguments.work))
+    return {"seconds": time.perf_counter() - start, "tokens": int(examples.lengths_N.sum()) + count, "learnt": int(examples.learnt_N.sum())}
+
+
+def peer_spoken(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
+    os.environ["HF_HOME"] = str(arguments.work / "hf")
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.base)
+
+    def ids(dialogues: list[Any], answer_next: bool) -> list[list[int]]:
+        return list(tokenizer.apply_chat_template(dialogues, add_generation_prompt=answer_next, tokenize=True, return_dict=True)["input_ids"])
+
+    def tokens(batch: dict[str, Any]) -> dict[str, Any]:
+        asked, whole = ids(batch["prompt"], True), ids([a + b for a, b in zip(batch["prompt"], batch["completion"], strict=True)], False)
+        begins = [next((at for at, (a, b) in enumerate(zip(one, both, strict=False)) if a != b), len(one)) for one, both in zip(asked, whole, strict=True)]
+        return {"input_ids": whole, "completion_mask": [[0] * at + [1] * (len(both) - at) for at, both in zip(begins, whole, strict=True)]}
+
+    loaded = datasets.load_dataset("json", data_files=str(arguments.folder / f"dialogues-{count}.jsonl"), split="train")
+    start = time.perf_counter()
+    done = loaded.map(tokens, batched=True, num_proc=2, remove_columns=loaded.column_names)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "tokens": sum(map(len, done["input_ids"])), "learnt": sum(map(sum, done["completion_mask"]))}
 
 
 def validate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -441,7 +499,7 @@ class Failed(Exception):
 
 def child(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
     """One measurement in a process of its own, with a folder that goes with it."""
-    python = arguments.peer_python if name.startswith("peer") else sys.executable
+    python = arguments.peer_python if "peer" in name else sys.executable
     with tempfile.TemporaryDirectory(dir=arguments.folder) as work:
         given = vars(arguments) | {"one": name, "work": work}
         command = [str(python), __file__, str(arguments.folder), "--child", json.dumps(given, default=str)]
@@ -461,10 +519,12 @@ def one(arguments: argparse.Namespace) -> dict[str, Any]:
         return peer_versions() if what == "versions" else peer(arguments, ways, int(what))
     if who == "apart":
         return apart(arguments, what)
+    if who == "spoken":
+        return (peer_spoken if "peer" in ways else ours_spoken)(arguments, int(what))
     if who == "base":
         from tunesmith import starters
 
-        return {"folder": str(starters.base_folder("starter/minilm"))}
+        return {"folder": str(starters.base_folder(f"starter/{what}"))}
     return quality(arguments) if who == "near" else validate(arguments)
 
 
@@ -493,8 +553,25 @@ def line(name: str, count: int, results: list[dict[str, Any]]) -> None:
 HEAD = "| | rows | seconds | rows/s | peak memory | of them, seconds | kept | left out | tokens a row |\n|---|---|---|---|---|---|---|---|---|"
 
 
+def spoken(arguments: argparse.Namespace) -> None:
+    arguments.base = child(arguments, "base-scribe")["folder"]
+    conversed(arguments.folder, arguments.peer_rows)
+    print(f"python benchmarks/data.py FOLDER --dialogues --peer-rows {arguments.peer_rows} --rounds {arguments.rounds}\n")
+    print("| dialogues | rows | seconds | rows/s | tokens | learnt |\n|---|---|---|---|---|---|")
+    results: dict[str, list[dict[str, Any]]] = {"spoken": [], "spoken-peer": []}
+    for _ in range(arguments.rounds):
+        for name, found in results.items():
+            found.append(child(arguments, f"{name}-{arguments.peer_rows}"))
+    seconds = [[one["seconds"] for one in found] for found in results.values()]
+    for name, taken, (found, *_) in zip(("ours", "peer"), seconds, results.values(), strict=True):
+        rate = arguments.peer_rows / median(taken)
+        print(f"| {name} | {arguments.peer_rows:,} | {median(taken):.1f} | {rate:,.0f} | {found['tokens']:,} | {found['learnt']:,} |")
+    ratios = [b / a for a, b in zip(*seconds, strict=True)]
+    print(f"\nours is {median(seconds[1]) / median(seconds[0]):.2f} times as fast ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
 def compare(arguments: argparse.Namespace) -> None:
-    arguments.base = child(arguments, "base")["folder"]
+    arguments.base = child(arguments, "base-minilm")["folder"]
     if peers := [name for name in arguments.only if name.startswith("peer")]:
         print("peer: " + " ".join(f"{name} {value}" for name, value in child(arguments, "peer-versions").items()))
     given = f"--rows {arguments.rows} --rows-apart {arguments.rows_apart} --peer-rows {arguments.peer_rows} --rounds {arguments.rounds}"
@@ -543,6 +620,7 @@ def main() -> None:
     parser.add_argument("--near", action="store_true")
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--validate-mb", type=int, default=2_000)
+    parser.add_argument("--dialogues", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -567,6 +645,8 @@ def main() -> None:
             print(f"tunesmith check, {path.stat().st_size / 1e6:,.0f} MB of JSON lines: {found['seconds']:.0f} s, {peak}")
         elif arguments.near:
             near(arguments)
+        elif arguments.dialogues:
+            spoken(arguments)
         else:
             compare(arguments)
     except Failed as error:

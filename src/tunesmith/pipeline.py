@@ -212,7 +212,7 @@ def _gate(one: Run, recipe: Recipe) -> None:
 
 def _inputs(recipe: Recipe) -> tuple[dict[str, str], catalog.Base]:
     """Hashes of the data files, and the base."""
-    hashes = {side: parts.digest(found) for side, found in preparation.inputs(recipe.data).items()}
+    hashes = {side: parts.digest(found) for side, found in parts.inputs(recipe.data).items()}
     beside = {key: getattr(getattr(recipe.data, section), key) for section, key in recipes.BESIDE}
     beside |= {"corrections": recipe.data.corrections, GENERAL: evaluate_text.general_file(recipe)}
     hashes |= {name: _hash_of(Path(path)) for name, path in beside.items() if path is not None}

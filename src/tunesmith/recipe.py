@@ -10,8 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tunesmith import methods, objectives, starters
-from tunesmith.data import collect, layouts
-from tunesmith.data import prepare as preparation
+from tunesmith.data import collect, layouts, parts
 from tunesmith.data.ledger import SIDES
 from tunesmith.data.validate import DataSettings, SourceSettings
 from tunesmith.errors import UserError, some
@@ -129,7 +128,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: everything that is wrong with it, at once.
     """
-    preparation.forget()
+    parts.forget()
     values = _placed(read_yaml(path), path.parent)
     for override in overrides:
         values = _placed(with_override(values, override), Path.cwd())
@@ -141,7 +140,7 @@ def of_data(source: str, overrides: Sequence[str] = (), query: str | None = None
 
     Args: as `values_of`.
     """
-    preparation.forget()
+    parts.forget()
     recipe = build(Recipe, values_of(source, overrides, query, split), "command line")
     data = _with_starters(recipe.data)
     return recipe.model_copy(update={"name": Path(source).stem or "data", "data": data.model_copy(update={"rows": kind_of(data)})})
@@ -222,11 +221,11 @@ def kind_of(data: DataSettings) -> str:
 
 def _first_file(data: DataSettings) -> Path:
     try:
-        return preparation.inputs(data.model_copy(update={"valid": "none", "test": "none", "out_of_scope": None}))["train"][0].path
+        return parts.inputs(data.model_copy(update={"valid": "none", "test": "none", "out_of_scope": None}))["train"][0].path
     except UserError:
-        if collect.is_remote(preparation.sources_of(data, "train")[0].source):
+        if collect.is_remote(parts.sources_of(data, "train")[0].source):
             raise  # what a database says cannot be asked twice
-        return Path(preparation.sources_of(data, "train")[0].source)
+        return Path(parts.sources_of(data, "train")[0].source)
 
 
 def resolve(recipe: Recipe, stem: str) -> Recipe:

@@ -11,8 +11,7 @@ from typing import Any
 
 from tunesmith import objectives, pipeline, starters
 from tunesmith import recipe as recipes
-from tunesmith.data import collect, layouts, sources
-from tunesmith.data import prepare as preparation
+from tunesmith.data import collect, layouts, parts, sources
 from tunesmith.data.card import NAMES
 from tunesmith.data.telling import Progress
 from tunesmith.errors import UserError
@@ -55,12 +54,12 @@ def first_recipe(
     kind = str(recipe.data.rows)
     objective = objectives.for_rows(kind)
     card, _, seen = pipeline.check_data(recipe, None, progress)
-    parts = preparation.inputs(recipe.data)["train"]
+    files = parts.inputs(recipe.data)["train"]
     rows = sum(card["rows"].values())
 
     given = recipes.values_of(source, overrides, query, split)
     data, own = {"train": given["data"].pop("train")}, given.pop("data")
-    if kind != "labelled" or len(parts) > 1:  # the columns of several files may have other names in each
+    if kind != "labelled" or len(files) > 1:  # the columns of several files may have other names in each
         data["rows"] = kind
     else:
         data |= {key: card["columns"][key] for key in ("text", "label")}
@@ -82,7 +81,7 @@ def first_recipe(
         commonest = max(card["labels"], key=lambda name: sum(card["labels"][name].values()))
         said.append(f"{len(card['labels'])} labels in `{card['columns']['label']}`, the commonest `{commonest}`")
     used = {*card["columns"].values(), recipe.data.id, recipe.data.together, recipe.data.time, *recipe.data.attributes}
-    others = [name for name in dict.fromkeys(name for record in layouts.peek(parts[0].path) for name in record) if name not in used]
+    others = [name for name in dict.fromkeys(name for record in layouts.peek(files[0].path) for name in record) if name not in used]
     if others:
         said.append(f"other columns: {', '.join(others)}. One whose rows belong together goes under data.together, those for audits under data.attributes")
     return text, said + [f"warning: {text}" for text in card["warnings"]] + [f"look at: {text}" for text in seen]

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tunesmith.data import parts, rows
 from tunesmith.data import prepare as room
-from tunesmith.data import rows
 from tunesmith.data.validate import DataSettings
 from tunesmith.errors import Problems, UserError
 
@@ -280,7 +280,7 @@ def test_a_database_is_a_source(tmp_path: Path) -> None:
         base.execute("create table tickets (text, label)")
         base.executemany("insert into tickets values (?, ?)", [(row["text"], row["label"]) for row in labelled(40)])
     source = {"source": f"sqlite:///{place}", "query": "select text, label from tickets order by rowid"}
-    room.forget()
+    parts.forget()
     card, _, _ = prepare(tmp_path, train=[source], valid="none", test=0.2)
     assert sum(card["rows"].values()) == 40
     with pytest.raises(UserError, match=r"`query` does not go with a file"):
@@ -651,6 +651,12 @@ def test_labels_that_differ_only_in_writing_are_said(tmp_path: Path) -> None:
     said = [text for text in prepare(tmp_path, data)[0]["warnings"] if "differ only" in text]
     pairs = [text.partition(" differ")[0] for text in said]
     assert pairs == ["the labels `Bill ing`, `billing`", "the labels `U\u0308bung`, `Übung`", "the labels `a b`, `a_b`"]
+
+
+def test_labels_that_look_like_missing_ones_are_said(tmp_path: Path) -> None:
+    data = [{"text": sentence(i), "label": ["a", "NaN", "banana"][i % 3]} for i in range(60)]
+    said = [text for text in prepare(tmp_path, data)[0]["warnings"] if "missing" in text]
+    assert said == ["the label `NaN` is learnt as any other: leave such rows out if it stands for a missing one."]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""A name in the recipe -> the files that it means: one file, a folder, or a glob."""
+"""What the recipe names -> the files of each side: one file, a folder, a glob, or what is collected into a file."""
 
 from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -11,7 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from tunesmith.data import collect
+from tunesmith.data.ledger import SIDES
 from tunesmith.data.sources import ENDINGS, TABLES, ending, kind_of
+from tunesmith.data.validate import DataSettings, SourceSettings
 from tunesmith.errors import UserError, counted, nearest, some
 from tunesmith.files import as_user_error, sha256_file, sha256_json
 
@@ -145,3 +149,70 @@ def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
 def _printable(name: str) -> str:
     """A file's name as UTF-8 can hold it: names of other encodings come from the system as half surrogates."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def sources_of(settings: DataSettings, side: str) -> tuple[SourceSettings, ...]:
+    """The sources that the settings name for a side; none where it is a share of train, or `none`."""
+    value = getattr(settings, side)
+    if isinstance(value, (tuple, SourceSettings)):
+        return value if isinstance(value, tuple) else (value,)
+    return (SourceSettings(source=value),) if isinstance(value, str) and value != "none" else ()
+
+
+def inputs(settings: DataSettings, said: list[str] | None = None) -> dict[str, list[Part]]:
+    """The files of each side that has any; what is no file is collected into one first.
+
+    Args:
+        settings: with paths that exist from here.
+        said: gets remarks.
+
+    Raises:
+        UserError: what is named is not there or cannot be read.
+    """
+    found: dict[str, list[Part]] = {}
+    for side in SIDES:
+        for one in sources_of(settings, side):
+            wrong = next((key for key in ("query", "split") if getattr(one, key) is not None), None)
+            if wrong and not collect.is_remote(one.source):
+                remedy = f"leave {wrong} out, or give a database's URL or hub:OWNER/NAME"
+                raise UserError(f"`{wrong}` does not go with a file", f"recipe, `data.{side}`", remedy)
+            value = _collected(one, said) if collect.is_remote(one.source) else one.source
+            files = expand(value, one.weight, said)
+            found.setdefault(side, []).extend(files)
+            if side == "train" and said is not None:
+                said += _other_sides(Path(value).name, files)
+    return found
+
+
+def _other_sides(name: str, files: Sequence[Part]) -> list[str]:
+    """What to say of training rows in a file (or a folder) that is named as another side, beside one that is named train."""
+    named = {word: part.name for part in reversed(files) for word in re.split(r"[^a-z]+", part.name.lower())}
+    other = next((side for side in ("test", "validation", "valid", "val", "dev", "eval") if side in named), None)
+    if "train" not in named or other is None or named[other] == named["train"]:
+        return []
+    side = "test" if other == "test" else "valid"
+    return [f"{name}: `{named[other]}` is read as rows to learn from, as all here are; to keep such files apart name them: data.train=..., data.{side}=..."]
+
+
+_snapshots: dict[tuple[str, str | None, str | None], tuple[str, list[str]]] = {}
+_place: list[tempfile.TemporaryDirectory[str]] = []
+"""Where they lie until the process ends: the rows of a database may hold what privacy removes later, so no copy of them stays."""
+
+
+def _collected(source: SourceSettings, said: list[str] | None) -> str:
+    """The file with the rows of what is no file, taken once until `forget` is called."""
+    key = (source.source, source.query, source.split)
+    if key not in _snapshots:
+        if not _place:
+            _place.append(tempfile.TemporaryDirectory(prefix="tunesmith-"))
+        told: list[str] = []
+        path = collect.collect(source.source, source.query, Path(_place[0].name), None, source.split, told.append)
+        _snapshots[key] = (str(path), told)
+    if said is not None:
+        said += _snapshots[key][1]
+    return _snapshots[key][0]
+
+
+def forget() -> None:
+    """Ask databases and the Hub again from here on."""
+    _snapshots.clear()

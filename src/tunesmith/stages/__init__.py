@@ -12,8 +12,7 @@ import numpy as np
 
 from tunesmith import methods, starters
 from tunesmith import recipe as recipes
-from tunesmith.data import prepare as preparation
-from tunesmith.data import rows
+from tunesmith.data import parts, rows
 from tunesmith.data.ledger import SIDES
 from tunesmith.data.sources import ending
 from tunesmith.files import cache, read_json
@@ -79,7 +78,7 @@ def content(recipe: Recipe) -> dict[str, Any]:
     values = recipes.dump(recipe)
     del values["name"]
     for side in SIDES:
-        if named := preparation.sources_of(recipe.data, side):
+        if named := parts.sources_of(recipe.data, side):
             values["data"][side] = [f"file{ending(Path(one.source))[0]}, weight {one.weight:g}" for one in named]
     if recipe.data.corrections is not None:
         values["data"]["corrections"] = "file"
