@@ -193,3 +193,10 @@ def test_names_of_recipes(here: Path) -> None:
         "/": "data.yaml",
     }
     assert {source: str(default_target(source)) for source in names} == names
+
+
+def test_a_name_that_begins_with_a_tilde_is_no_users_home(here: Path, cli_: Cli) -> None:
+    write(here / "~nobody.jsonl", records("labelled"))
+    code, out, _ = cli_("check", "~nobody.jsonl")
+    assert code == 0 and "texts with labels" in out
+    assert first_recipe("~nobody.jsonl", default_target("~nobody.jsonl"))[0] and recipe.load(here / "~nobody.yaml").data.train == str(here / "~nobody.jsonl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -177,7 +178,7 @@ def _placed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     evaluate = values.get("evaluate")
     general = evaluate.get("general") if isinstance(evaluate, dict) else None
     if isinstance(evaluate, dict) and isinstance(general, str) and not general.startswith(starters.PREFIX):
-        out["evaluate"] = evaluate | {"general": str((folder / Path(general).expanduser()).absolute())}
+        out["evaluate"] = evaluate | {"general": str((folder / os.path.expanduser(general)).absolute())}
     return out
 
 
@@ -192,7 +193,7 @@ def _source_placed(value: Any, folder: Path) -> Any:
             return value
         collect.refuse_password(value)
         return collect.placed(value, folder)
-    return str((folder / Path(value).expanduser()).absolute())
+    return str((folder / os.path.expanduser(value)).absolute())
 
 
 def _with_starters(data: DataSettings) -> DataSettings:

@@ -91,7 +91,7 @@ def default_target(source: str) -> Path:
     """The recipe's file where none is named, in the folder that you stand in: shop.yaml for shop.jsonl.gz, shop/**/*.csv or sqlite:///shop.db."""
     if collect.is_remote(source):
         return Path(collect.stem(source) + ".yaml")
-    path = Path(os.path.abspath(Path(source).expanduser()))
+    path = Path(os.path.abspath(os.path.expanduser(source)))
     if not os.path.lexists(path):
         path = Path(*takewhile(lambda name: not re.search(r"[*?[]", name), path.parts))
     if not os.path.isdir(path):

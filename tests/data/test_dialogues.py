@@ -105,6 +105,13 @@ BAD: list[tuple[str, Any, str, str, str]] = [
         "leave that part out",
     ),
     (
+        "parts without",
+        [{"role": "user", "content": [{"type": "text", "text": 5}]}, A],
+        "content of another type",
+        "`content` of message 1 (user) has a part without a type or a text",
+        "leave that part out",
+    ),
+    (
         "words",
         [{"role": "user", "content": ["x"]}, A],
         "content of another type",

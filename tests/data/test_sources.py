@@ -99,6 +99,7 @@ def test_a_quote_that_swallows_the_rows_of_a_tsv_is_said(tmp_path: Path) -> None
     content = 'text\tlabel\na\tx\n"The film\tx\nreally was good"\ty\n"two\nlines"\ty\nb\tz\n'
     assert found(tmp_path / "a.tsv", content) == ([(3, "field over several rows")], [(2, "a"), (5, "two\nlines"), (7, "b")])
     assert sources.read(tmp_path / "a.tsv").bad[0].what == "a quote opened here is closed in line 4, in another row: there are tabs between"
+    assert found(tmp_path / "b.tsv", 'text\tlabel\n"if x:\n\tgo()"\ty\nb\tz\n') == ([], [(2, "if x:\n\tgo()"), (4, "b")])  # its lines are no rows
 
 
 def test_a_header_in_the_middle_comes_from_joined_files(tmp_path: Path) -> None:
@@ -111,6 +112,11 @@ def test_a_header_in_the_middle_comes_from_joined_files(tmp_path: Path) -> None:
 def test_what_divides_the_fields_is_counted_outside_of_quotes(tmp_path: Path) -> None:
     assert found(tmp_path / "a.csv", '"n, m, o, p";text;label\n1;a, b;x\n') == ([], [(2, "a, b")])
     assert found(tmp_path / "a.csv", '"a;b;c",text,label\n1,a; b,x\n') == ([], [(2, "a; b")])
+
+
+def test_a_table_of_nothing_but_what_divides_it_has_no_records(tmp_path: Path) -> None:
+    with pytest.raises(sources.UserError, match=r"a\.csv: no records in it"):
+        found(tmp_path / "a.csv", "sep=;\n\n")
 
 
 def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:

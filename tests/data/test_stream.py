@@ -464,6 +464,15 @@ def test_a_share_that_was_not_asked_for_is_said(tmp_path: Path) -> None:
     said = [text for one in made for text in one["warnings"] if "was asked for" in text]
     assert 0 < len(said) < 12
 
+    days = [{"prompt": f"prompt {i} of many", "completion": f"completion {i}", "day": f"2026-03-{1 + i // 50:02}"} for i in range(200)]
+    of_days = prepared(tmp_path, days, time="day", split_by="time", valid=0.1, test=0.2)[0]["warnings"]
+    why = "was asked for: rows with one `day` are not divided. Give data.time more precisely."
+    assert [text for text in of_days if "asked" in text] == [f"valid has 25% of the rows, 10% {why}"]
+    words = [f"{draw.choice('bcdfgkl')}{draw.choice('aeiou')}{draw.choice('mnprst')}" for draw in (random.Random(i) for i in range(3000))]
+    alike = [{"text": f"{' '.join(words[i // 4 * 14 :][:14])} n{i % 4}"} for i in range(800)]
+    of_alike = prepared(tmp_path, alike, rows="document", valid="none", test=0.2, duplicates={"near": 0.7})[0]["warnings"]
+    assert any("20% was asked for: near-duplicates left the other sides. See data.duplicates.near." in text for text in of_alike)
+
 
 @pytest.mark.parametrize("kind", ["completion", "dialogue", "document"])
 def test_the_card_is_a_section_of_the_report(tmp_path: Path, kind: str) -> None:

@@ -229,9 +229,12 @@ def test_an_object_with_rows_that_is_cut_off_or_holds_others_too_is_refused(tmp_
 
 def test_lines_with_a_column_of_objects_are_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    rows = [{"data": [{"role": "user"}], "n": i} for i in range(3)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert list(Stream(path)) == list(enumerate(rows, 1))
+    for items in (1, 6000):  # a line may be longer than what is looked at first
+        rows = [{"data": [{"role": "user"}] * items, "n": i} for i in range(3)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert list(Stream(path)) == list(enumerate(rows, 1))
+        path.write_text(json.dumps(rows[0]) + "\n\n")
+        assert len(list(Stream(path))) == items
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])

@@ -21,6 +21,12 @@ def test_white_space_and_accents_are_evened_out(text: str) -> None:
     assert texts.even(texts.even(text)) == texts.even(text)
 
 
+def test_accents_upon_accents_take_no_time() -> None:
+    heap = "a" + "\u0301\u0316" * 600  # which Unicode's order would turn about
+    assert texts.even(heap) == heap and unicodedata.normalize("NFC", heap) != heap
+    assert texts.even(f"cafe\u0301  {heap}\tcafe\u0301 ") == f"café {heap} café"
+
+
 def test_an_even_text_is_not_copied() -> None:
     text = "no white space too much, é 東京"
     assert texts.even(text) is text and texts.even("") == "" and texts.even(" ") == ""

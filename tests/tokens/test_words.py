@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from readers import LIBRARIES
-from tokenizers import Tokenizer
+from readers import LIBRARIES, byte_level, trained
+from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 
 from tunesmith.tokens import words
-from tunesmith.tokens.words import Words, dividing
+from tunesmith.tokens.words import Words, dividing, whole
 
 DIVIDED = {"marks", "qwen 2", "llama 3", "qwen 3.5", "gpt-4o"}
 DIVIDED |= {"bert", "scribe", "byte level", "byte level, composed", "roberta", "digits apart", "words, lower case", "spaces in a token"}
@@ -54,6 +54,28 @@ def test_a_text_that_needs_it_stays_whole() -> None:
     assert divide(" a b") == ["", " a", " b"] and divide("a\n b c") == ["a\n b", " c"] and divide("a \nb") == ["a \nb"]
     assert dividing(LIBRARIES["marks"]())("a b<|im_end|>\n<|im_start|> c  d") == ["a", " b", "<|im_end|>", "\n", "<|im_start|>", " c  d"]
     assert dividing(LIBRARIES["spaces in a token"]())("one of white and") == ["one of white and"]
+
+
+def test_tokens_are_found_in_the_order_of_the_library() -> None:
+    library = trained(byte_level(), None, AddedToken("[the", normalized=True), AddedToken("the]", normalized=False), AddedToken("(+", normalized=False))
+    texts = ["[the]", "a [the] b", "[the", "a [the b(+", "the] [the(+[the]"]
+    assert apart(*Words(library).ids(texts)) == [library.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("before", "normalizer", "token", "text"),
+    [
+        (pre_tokenizers.Whitespace(), normalizers.Lowercase(), "of white", "one Of WHITE and"),
+        (pre_tokenizers.Whitespace(), normalizers.BertNormalizer(), "of white", "one of\u200b white"),
+        (byte_level(), normalizers.NFC(), "a ;", "the a \u037e b"),  # the Greek question mark, which is composed to a semicolon
+    ],
+)
+def test_a_token_may_stand_in_the_normalised_text_alone(before: Any, normalizer: Any, token: str, text: str) -> None:
+    library = trained(before, normalizer, AddedToken(token, normalized=True))
+    assert apart(*Words(library).ids([text])) == [library.encode(text, add_special_tokens=False).ids]
+    assert library.token_to_id(token) in library.encode(text, add_special_tokens=False).ids and dividing(library) is whole
+    spaces = trained(byte_level(), normalizers.NFC(), AddedToken("   ", normalized=True))  # as ModernBERT has them: no white space is composed
+    assert dividing(spaces)("a b") == ["a", " b"] and dividing(spaces)("a   b c") == ["a   b c"]
 
 
 class Counting:

@@ -153,7 +153,7 @@ def make(first: FirstPass, written: Written, files: Mapping[str, Mapping[str, st
     else:
         alike = duplicates.commonest_answer(book)[0] if kind in ("dialogue", "completion") else 0
         card["warnings"] = _text_warnings(rows, marked, alike, written.answer, lengths)
-    card["warnings"] += _share_warnings(first, card) + _twin_warnings(twins, rows) + _personal_warnings(first)
+    card["warnings"] += _share_warnings(first, card, sum(twins.values())) + _twin_warnings(twins, rows) + _personal_warnings(first)
     if first.corrected and (missing := len(first.corrections) - len(first.corrected)):
         card["notes"].append(f"{counted(missing, 'corrected row')} of data.corrections not found among the rows")
     return card
@@ -197,19 +197,25 @@ def _label_warnings(rows: Mapping[str, int], counts: Mapping[str, Mapping[str, i
     return out
 
 
-def _share_warnings(first: FirstPass, card: Mapping[str, Any]) -> list[str]:
-    """A side with another share of the rows than was asked for: few large groups, or few rows, and the luck of the hash."""
+def _share_warnings(first: FirstPass, card: Mapping[str, Any], near: int) -> list[str]:
+    """A side with another share of the rows than was asked for: many rows of one moment, few large groups, `near` near-duplicates left out, or few rows."""
     rows, asked = card["rows"], {side: share for side, share in first.shares.items() if share and side in card["rows"]}
     divided = card["origins"].get("original", 0) + sum(rows[side] for side in asked)
     if divided < FEW_TEST_ROWS or "thinned" in card["rejected"]:
         return []
-    together = first.settings.together
-    why = f"rows with one `{together}` are not divided" if together else "the rows are few"
-    return [
-        f"{side} has {rows[side] / divided:.0%} of the rows, {share:.0%} was asked for: {why}. Another data.split_seed divides them anew."
-        for side, share in asked.items()
-        if not share / OFF <= rows[side] / divided <= share * OFF
-    ]
+    out, anew, settings = [], "Another data.split_seed divides them anew", first.settings
+    for side, share in asked.items():
+        if share / OFF <= rows[side] / divided <= share * OFF:
+            continue
+        why, remedy = "the rows are few", anew
+        if settings.split_by == "time":
+            why, remedy = f"rows with one `{settings.time}` are not divided", "Give data.time more precisely"
+        elif settings.together:
+            why = f"rows with one `{settings.together}` are not divided"
+        elif near > rows[side]:
+            why, remedy = "near-duplicates left the other sides", "See data.duplicates.near"
+        out.append(f"{side} has {rows[side] / divided:.0%} of the rows, {share:.0%} was asked for: {why}. {remedy}.")
+    return out
 
 
 def few_test_rows(rows: Mapping[str, int], add: str = "Add") -> list[str]:

@@ -44,7 +44,9 @@ def csv_values(lines: Iterable[str], head: list[str], path: Path, out: Records) 
     rows = _rows(lines, path, delimiter, spaced)
     if told:
         next(fields for _, fields in rows if fields)
-    top, named = next((line, fields) for line, fields in rows if fields)
+    top, named = next(((line, fields) for line, fields in rows if fields), (0, []))
+    if not named:  # nothing but `sep=;`
+        return
     if isinstance(named, tuple):
         raise UserError(named[1], f"{path}:{top}", named[2])
     header = [name.strip() for name in named]
@@ -73,17 +75,17 @@ def csv_values(lines: Iterable[str], head: list[str], path: Path, out: Records) 
 
 def _rows(lines: Iterable[str], path: Path, delimiter: str, spaced: bool) -> Iterator[tuple[int, list[str] | tuple[str, str, str, Any]]]:
     """The 1-based line that a row begins on, and its fields, or why it is bad: reason, what, remedy, what was read."""
-    last = ""
+    read: list[str] = []  # the first line of a row, and the last
 
     def kept() -> Iterator[str]:
-        nonlocal last
         for line in lines:
-            last = line
+            read[1:] = [line]
             yield line
 
     reader = csv.reader(kept(), delimiter=delimiter, strict=True, skipinitialspace=spaced)
     while True:
         start = reader.line_num + 1
+        read.clear()
         try:
             fields = next(reader)
         except StopIteration:
@@ -94,11 +96,13 @@ def _rows(lines: Iterable[str], path: Path, delimiter: str, spaced: bool) -> Ite
             if "field larger" in str(error):
                 raise too_long(path, start) from error
             what = f"not CSV: {error}"
-            if start != reader.line_num or last.count('"') % 2:  # the field may go on in the next line
+            if start != reader.line_num or read[-1].count('"') % 2:  # the field may go on in the next line
                 raise UserError(what, f"{path}:{start}", CLOSE) from error
-            yield start, ("misplaced quote", what, WHOLE, last.rstrip("\r\n"))
+            yield start, ("misplaced quote", what, WHOLE, read[-1].rstrip("\r\n"))
             continue
-        if delimiter == "\t" and reader.line_num > start and any("\t" in field for field in fields):
+        # The lines that it opens and closes in are as wide as each other, so rows of their own; of an indented text, say, they would not be.
+        alike = delimiter == "\t" and len(read) > 1 and read[0].count("\t") == read[-1].count("\t")
+        if alike and any("\t" in field for field in fields):
             what = f"a quote opened here is closed in line {reader.line_num}, in another row: there are tabs between"
             yield start, ("field over several rows", what, CLOSE, fields)
             continue

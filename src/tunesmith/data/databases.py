@@ -6,6 +6,7 @@ The database is opened so that it can only be read, whatever the query says.
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -116,7 +117,7 @@ def _file(url: str, place: str, resolve: Callable[[str], str]) -> Path:
     if not rest.startswith("/") or rest == "/":
         remedy = "write sqlite:///shop.db for a file beside the recipe, or sqlite:////data/shop.db for /data/shop.db (duckdb likewise)"
         raise UserError("the URL of a database file has three slashes and a path", place, remedy)
-    path = Path(resolve(rest[1:])).expanduser()
+    path = Path(os.path.expanduser(resolve(rest[1:])))
     if not path.exists():
         near = nearest(path.name, [one.name for one in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise UserError(f"no such file{near}", place, "check the path; it is taken from the recipe's folder")

@@ -32,6 +32,7 @@ SYSTEM, BEYOND, OPENS, SHORT, MARKS, NO_SYSTEM = (1 << bit for bit in range(6))
 """Flags of a row: it has a system message; something follows the last answer; the assistant opens; an answer is short;
 a text holds a mark like <|end|>; a blank system message was left out."""
 
+
 def reader(layout: Layout, settings: DataSettings) -> Callable[[dict[str, Any]], Row | Wrong]:
     """What turns a record of this layout into a row, but for the columns that every kind has."""
     make = _FORMS[layout.kind, layout.form]
@@ -113,8 +114,10 @@ def message_of(item: Any, number: int) -> dict[str, str] | Wrong:
         return "unknown role", f"role `{role}` of message {number} is not known{nearest(role, known)}", remedy
     content = item.get(what)
     if isinstance(content, list) and content and all(isinstance(part, dict) for part in content):
-        if (other := next((part.get("type") for part in content if part.get("type") not in TEXT_PARTS or not isinstance(part.get("text"), str)), "")) != "":
-            return "content of another type", f"`{what}` of message {number} ({name}) has a part of type `{other}`, expected text", "leave that part out"
+        other = next((part for part in content if part.get("type") not in TEXT_PARTS or not isinstance(part.get("text"), str)), None)
+        if other is not None:
+            kind = f"of type `{other['type']}`, expected text" if other.get("type") not in (None, *TEXT_PARTS) else "without a type or a text"
+            return "content of another type", f"`{what}` of message {number} ({name}) has a part {kind}", "leave that part out"
         content = "\n".join(part["text"] for part in content)
     if item.get("tool_calls") or item.get("function_call"):
         return "tool call", f"message {number} ({name}) calls a tool beside its text, which is not read", f"write the call as text in its `{what}`"

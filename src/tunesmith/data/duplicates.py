@@ -152,5 +152,3 @@ def commonest_answer(ledger: Ledger) -> tuple[int, int]:
         found = (most, -int(own[starts[sizes == most]].min()))  # of equals the one that comes first
         best = max(best, found) if best[0] else found
     return best[0], -best[1] if best[0] else -1
-
-

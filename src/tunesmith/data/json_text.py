@@ -8,13 +8,15 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tunesmith.data import sources
 from tunesmith.data.sources import BadRow, ending
 from tunesmith.errors import UserError
 
 DEEPEST_JSON = 32
+HEAD_CHARACTERS = 1 << 16
+"""Characters by which it is told whether a file is one object."""
 WRAPPERS = ("data", "rows", "records", "examples", "instances")
 """Keys under which an object that fills a file holds the rows."""
 WRAPPED = re.compile(rf'\s*\{{[^\[{{]*?"(?:{"|".join(WRAPPERS)})"\s*:\s*\[\s*(?=\{{)')
@@ -161,15 +163,17 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, (float, Decimal)) and not math.isfinite(float(value)) else value
 
 
-def wrapped(head: str) -> int:
+def wrapped(file: TextIO) -> int:
     """How much stands in front of the rows of a file that is one object, with the rows under one of its keys; 0 for any other file.
 
     Args:
-        head: the file's beginning.
+        file: at its beginning; how far it is read depends on what stands there.
     """
-    found = WRAPPED.match(head)
-    first, _, rest = head.lstrip().partition("\n")
-    if found is None or (rest.strip() and _whole(first)):  # each line may have such a column
+    head = file.read(HEAD_CHARACTERS)
+    if (found := WRAPPED.match(head)) is None:
+        return 0
+    first, ended, rest = (head + file.readline(sources.MOST_LINE_CHARACTERS)).lstrip().partition("\n")
+    if ended and (rest or file.read(HEAD_CHARACTERS)).strip() and _whole(first):  # each line may have such a column
         return 0
     return found.end()
 

@@ -84,7 +84,7 @@ def openings(count: int) -> list[str]:
 
 def labels(names: Sequence[str]) -> list[str]:
     """Of labels that are probably one, or none."""
-    apart = "differ only in case, spaces, hyphens or underscores: write them alike if they are one."
+    apart = "differ only in case, spaces, hyphens, underscores or how Unicode writes a letter: write them alike if they are one."
     alike = [f"the labels {some(same)} {apart}" for same in labelled.alike(names)]
     missing = [label for label in names if label.strip().lower() in MISSING]
     return alike + [f"the label `{label}` is learnt as any other: leave such rows out if it stands for a missing one." for label in missing]

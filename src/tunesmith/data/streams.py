@@ -163,7 +163,7 @@ class Stream:
 
     def _objects(self) -> Iterator[Item]:
         with self._text("\n") as (file, _):
-            if begin := json_text.wrapped(file.read(BLOCK_CHARACTERS)):
+            if begin := json_text.wrapped(file):
                 yield from self._array("one JSON object that holds the rows", begin)
                 return
         begun = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,8 @@ def _found(settings: ModelSettings) -> Base:
     name = settings.base
     if name.startswith(starters.PREFIX):
         folder = starters.base_folder(name)
-    elif Path(name).expanduser().is_dir():
-        folder = Path(name).expanduser()
+    elif os.path.isdir(os.path.expanduser(name)):
+        folder = Path(os.path.expanduser(name))
     else:
         folder = _from_hub(name)
     if not (folder / "config.json").exists():

@@ -25,7 +25,6 @@ from tunesmith.tokens.tokenizer import Tokenizer
 from tunesmith.tokens.words import gathered
 
 Truncation = Literal["head", "tail", "head_tail", "windows"]
-TRUNCATIONS = ("head", "tail", "head_tail", "windows")
 
 HEAD_SHARE = 0.25
 """head_tail keeps this share from the start, the rest from the end (Sun et al. 2019, https://arxiv.org/abs/1905.05583,

@@ -203,6 +203,10 @@ def dividing(library: Any) -> Divide:
     if model.get("dropout") or not all(one.get("type", "NFC") in CHARACTER_BY_CHARACTER for one in normalizers):
         return whole
     odd = [one for one in added if one["lstrip"] or one["rstrip"] or one["single_word"] or " " in one["content"]]
+    # Some are found in the text as it is normalised (`new york` in New York, in lower case), which is not looked at here. NFC makes no white space.
+    composed = all(one.get("type", "NFC") == "NFC" for one in normalizers)
+    if config["normalizer"] and any(one["normalized"] and not (composed and one["content"].isspace()) for one in odd):
+        return whole
     oddly = _any_of(odd).search if odd else lambda text: None
     kinds = [one.get("type") for one in steps]
     if len(kinds) == 1 and kinds[0] in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit"):
@@ -215,7 +219,9 @@ def dividing(library: Any) -> Divide:
         return whole
     if not last["use_regex"] and len(others) != 1:
         return whole
-    alone = [one for one in added if one not in odd and not (one["normalized"] and config["normalizer"])]
+    # The library looks for tokens of the text as it is before all others, wherever these begin; so of both kinds only the former are looked for here.
+    plain = [one for one in added if one not in odd]
+    alone = [one for one in plain if not one["normalized"]] or ([] if config["normalizer"] else plain)
     at_tokens = _any_of(alone).split if alone else lambda text: [text]
     looks_further, between = re.compile(r" (?:\s|\Z)|\s ").search, re.compile(r"(?<=\S)(?= \S)").split
 
