@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 
 from hypothesis import example, given
@@ -24,7 +25,10 @@ def test_white_space_and_accents_are_evened_out(text: str) -> None:
 def test_accents_upon_accents_take_no_time() -> None:
     heap = "a" + "\u0301\u0316" * 600  # which Unicode's order would turn about
     assert texts.even(heap) == heap and unicodedata.normalize("NFC", heap) != heap
-    assert texts.even(f"cafe\u0301  {heap}\tcafe\u0301 ") == f"café {heap} café"
+    few = "cafe\u0301 a" + "\u0301\u0316" * 100
+    assert texts.even(f" {few} ") == unicodedata.normalize("NFC", few) and texts.even(f"{few}  {heap}") == f"{few} {heap}"
+    last = max(code for code in range(sys.maxunicode + 1) if unicodedata.combining(chr(code)))
+    assert texts.even(chr(last) * 300) == chr(last) * 300 and texts._stacked().search(chr(last) * 256)
 
 
 def test_an_even_text_is_not_copied() -> None:

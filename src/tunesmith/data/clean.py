@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -13,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tunesmith.data import html
 from tunesmith.data.languages import identifier
+from tunesmith.data.texts import composed
 from tunesmith.errors import counted, nearest, some
 from tunesmith.settings import Settings
 
@@ -175,7 +175,7 @@ def repair(text: str) -> str:
         return text
     while True:  # composing may show what was wrong; ftfy loops likewise
         fixed = "\n".join(map(_decoded, text.split("\n"))) if suspect().search(text) else text
-        fixed = unicodedata.normalize("NFC", fixed)
+        fixed = composed(fixed)
         if fixed == text:
             return text
         text = fixed
