@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run test lint durability postgres clean
+.PHONY: run test lint search durability postgres clean
 
 run: $(VENV)/installed
 	$(BIN)/tunesmith run recipes/quickstart.yaml
@@ -16,6 +16,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+search: $(VENV)/installed-dev
+	HF_HUB_OFFLINE=1 HYPOTHESIS_PROFILE=search $(BIN)/pytest -n 2 --dist worksteal -m hypothesis
 
 durability: $(VENV)/installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal -m slow tests/durability

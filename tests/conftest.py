@@ -19,9 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from samples import colour_rows, write_csv
 
 from tunesmith import cli
+
+# A state of the project passes or fails, whoever asks and however busy the machine is; `make search` draws examples anew.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("search", derandomize=False, deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture(autouse=True)

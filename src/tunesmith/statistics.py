@@ -27,8 +27,9 @@ def wilson(count: Any, of: Any) -> tuple[Any, Any]:
     safe = np.where(of > 0, of, 1)
     centre = (count + Z**2 / 2) / (safe + Z**2)
     half = Z / (safe + Z**2) * np.sqrt(count * (safe - count) / safe + Z**2 / 4)
-    # at the ends the formula gives 0 and 1 but for rounding, and an interval has to hold its own value
-    return np.where(count > 0, centre - half, 0.0)[()], np.where(count < of, centre + half, 1.0)[()]
+    # at the ends the formula gives 0 and 1 but for rounding, and an interval has to hold its own value and be of shares
+    low, high = np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
+    return np.where(count > 0, low, 0.0)[()], np.where(count < of, high, 1.0)[()]
 
 
 def holm(p_values: Sequence[float] | NDArray[np.float64], tests: int | None = None) -> list[float]:

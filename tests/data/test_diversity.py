@@ -15,7 +15,7 @@ from tunesmith.data import card, diversity, rows
 from tunesmith.report import page
 from tunesmith.sections import Quotes, Verdict, Words
 
-few = settings(max_examples=25, deadline=None, derandomize=True)
+few = settings(max_examples=25, deadline=None)
 
 
 def documents(count: int, groups: int = 0) -> pa.Table:

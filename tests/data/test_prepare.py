@@ -25,7 +25,7 @@ from tunesmith.data.validate import DataSettings, DuplicateSettings
 from tunesmith.errors import UserError
 
 Row = dict[str, Any]
-few = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 
 texts = st.text(alphabet="abc dé\n,;\"'|", min_size=1, max_size=6).filter(str.strip)
 tables = st.lists(

@@ -196,7 +196,7 @@ VALUES = st.one_of(st.text("a:\"{}[ ,\\", max_size=6), st.integers(), st.none(),
 PAIRS = st.lists(st.tuples(KEYS, VALUES), max_size=4)
 
 
-@settings(max_examples=400, derandomize=True)
+@settings(max_examples=400)
 @given(PAIRS, st.sampled_from([":", ": ", " : ", "\t:"]), st.sampled_from(["", " ", ",", "}"]))
 def test_the_quick_look_at_a_line_takes_nothing_that_the_close_one_refuses(pairs: list[tuple[str, Any]], colon: str, after: str) -> None:
     """Keys given twice, colons and braces in keys and texts, other white space, and rubbish behind the object."""
@@ -222,7 +222,7 @@ FRAGMENTS = ['{"a": 1}', '{"a": "x}', '{y"}', '{"b": 1},{"c": 2}', '{"a": 1', '"
 FRAGMENTS += ["{", "}", ","]
 
 
-@settings(max_examples=800, derandomize=True, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=5))
 def test_lines_read_at_once_are_those_read_one_by_one(lines: list[str]) -> None:
     """Objects that begin in one line and end in another, several on a line, and both so that their number is right."""

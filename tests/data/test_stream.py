@@ -25,7 +25,7 @@ from tunesmith.data.validate import DataSettings
 from tunesmith.errors import Interrupted, Problems, UserError
 
 Record = dict[str, Any]
-few = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 
 words = st.text(alphabet="ab é\n", max_size=4)
 records = st.fixed_dictionaries({"prompt": words.map("ask {}".format), "completion": words, "who": st.sampled_from([f"p{i}" for i in range(30)])})

@@ -25,7 +25,7 @@ from tunesmith.data.streams import Stream
 from tunesmith.errors import UserError
 
 Record = dict[str, Any]
-few = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 many = settings(few, max_examples=40, deadline=5000)
 
 
@@ -393,7 +393,7 @@ def test_any_bytes_are_records_or_refused_in_words(name: str, data: st.DataObjec
 LINES = ['{"a": 1}', '{"a": "\u00e9\u6771"}', "", " \t", '{"a": 2', "x" * 60, '{"a": "\r \u2028"}']
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(LINES), max_size=12), st.integers(1, 40), st.booleans())
 def test_lines_are_the_same_however_the_file_is_read(lines: list[str], size: int, ended: bool) -> None:
     """Against lines one by one: numbers, ends, lengths, and of a line beyond the limit its beginning."""

@@ -194,7 +194,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_where_they_are_learnt
 words = st.text(st.characters(codec="utf-8"), max_size=12)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=4), st.booleans(), st.sampled_from([CHATML, TEMPLATE, PLAIN, ""]))
 def test_spans_hold_the_answers_whatever_they_say(pairs: list[tuple[str, str]], system: bool, template: str) -> None:
     turns = [{"role": "system", "content": "s"}] * system

@@ -206,7 +206,7 @@ def test_rows_are_numbered_across_batches(reader: tokenizer.Tokenizer) -> None:
 some_text = st.text(st.characters(codec="utf-8"), max_size=60)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(some_text, min_size=1, max_size=6), st.integers(2, 20), st.booleans())
 def test_every_token_of_a_document_is_learnt_once(reader: Any, reader_with_first: Any, texts: list[str], limit: int, first: bool) -> None:
     one = reader_with_first if first else reader
