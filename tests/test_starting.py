@@ -148,7 +148,7 @@ def test_what_is_said_on_the_command_line_stands_in_the_recipe(here: Path, cli_:
         ("postgresql://me:secret@db/shop", ["--query", SELECT], "postgresql://me:***@db/shop: a password stands in the URL; it would be kept"),
         ("mysql://db/shop", ["--query", SELECT], "mysql://db/shop: `mysql://` is no source of rows"),
         ("hub:shop", [], "hub:shop: not the name of a data set\n  -> write hub:OWNER/NAME"),
-        ("preferred.jsonl", [], "no objective learns from rows of the kind `preference`\n  -> tunesmith check reads them; to train, give"),
+        ("preferred.jsonl", [], "no objective learns from rows of the kind `preference`\n  -> to train, give `completion`, `dialogue`"),
         ("few.jsonl", [], "few.jsonl: 3 usable rows; at least 8 are needed\n  -> add rows"),
         ("bad.jsonl", [], "bad.jsonl:8: the completion in column `completion` is missing"),
     ],
@@ -169,8 +169,9 @@ def test_what_no_recipe_can_be_written_for_is_said(here: Path, cli_: Cli, source
 def test_check_names_what_can_follow(here: Path, cli_: Cli) -> None:
     write(here / "preferred ones.jsonl", records("preference"))
     write(here / "my mails" / "d.jsonl", records("completion"))
-    last = "The data can be read, but no objective learns from rows of the kind `preference`."
-    assert cli_("check", "preferred ones.jsonl")[1].splitlines()[-1] == last
+    last = ["The data can be read, but no objective learns from rows of the kind `preference`."]
+    last += ["  -> to train, give `completion`, `dialogue`, `document`, `labelled` rows; these can only be checked"]
+    assert cli_("check", "preferred ones.jsonl")[1].splitlines()[-2:] == last
     assert cli_("check", "my mails")[1].splitlines()[-1] == "The data can be used. Next: tunesmith init 'my mails'"
     said = "error: command line: --query goes with data, not with a recipe\n  -> write it into the recipe, beside the source: data.train: {source: ...}\n"
     assert cli_("check", "r.yaml", "--query", SELECT) == (2, "", said)

@@ -141,7 +141,7 @@ def check(
     try:
         objectives.for_rows(card["kind"])
     except UserError as error:
-        typer.echo(f"The data can be read, but {error.what}.")
+        typer.echo(f"The data can be read, but {error.what}.\n  -> {error.remedy}")
         return
     typer.echo(f"The data can be used. Next: {_command('run' if recipe else 'init', what, *(overrides or []), *options)}")
 

@@ -67,6 +67,10 @@ class BadRow:
         return UserError(self.what, f"{self.source}:{self.line}", self.remedy)
 
 
+Item = tuple[int, dict[str, Any] | BadRow]
+"""What a file gives one after the other: the 1-based line, and the record or why it is none."""
+
+
 @dataclass
 class Records:
     """What a file holds: column names, records as (line, values), the bad ones, remarks to say aloud, and what divides its fields."""

@@ -19,8 +19,8 @@ from tunesmith.data.ledger import SIDES, Ledger
 from tunesmith.data.near import Signatures
 from tunesmith.data.parts import Part
 from tunesmith.data.reasons import REASONS
-from tunesmith.data.sources import DOCUMENTS, BadRow, ending
-from tunesmith.data.steps import Item, Mended, Origin, Steps, maker
+from tunesmith.data.sources import DOCUMENTS, BadRow, Item, ending
+from tunesmith.data.steps import Mended, Origin, Steps, maker
 from tunesmith.data.streams import HEAD_RECORDS, BrokenFile, Stream
 from tunesmith.data.telling import Teller
 from tunesmith.data.texts import Row

@@ -20,7 +20,7 @@ from tunesmith.data import clean, dialogues, labelled, near, privacy, rows, spli
 from tunesmith.data.layouts import Layout
 from tunesmith.data.ledger import PACKED, SIDES, UNTIMED, Numbers
 from tunesmith.data.reasons import ALIKE_WITHOUT, NOTHING_LEFT, UNSTOPPING, rejected_line
-from tunesmith.data.sources import BadRow
+from tunesmith.data.sources import BadRow, Item
 from tunesmith.data.texts import Row, Wrong
 from tunesmith.data.validate import BROKEN, MOST_SHOWN, DataSettings, common, encodable
 
@@ -32,8 +32,6 @@ SHARED = ("together", "time", "attributes")
 """Columns that only some recipes fill."""
 NOT_SHARED: dict[str, Any] = {"id": None, "together": None, "time": None, "attributes": []}
 """What every kind of row has, for rows that are only measured."""
-
-Item = tuple[int, dict[str, Any] | BadRow]
 
 
 class Origin(NamedTuple):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from tunesmith.data import csv_text, documents, json_text, sources
-from tunesmith.data.sources import BadRow, Records
+from tunesmith.data.sources import BadRow, Item, Records
 from tunesmith.errors import UserError
 from tunesmith.files import as_user_error
 
@@ -21,7 +21,6 @@ BLOCK_CHARACTERS = 1 << 16
 BATCH_ROWS = 256
 """Rows of a table's columns decoded at once."""
 
-Item = tuple[int, dict[str, Any] | BadRow]
 Line = tuple[int, str, bool, int]
 """A line's number, its text without its end, whether it has one, and how many characters it has."""
 

@@ -96,7 +96,7 @@ def for_rows(kind: str) -> str:
             return name
     takes = sorted({row for name in NAMES for row in get(name).ROWS})
     what = f"no objective learns from rows of the kind `{kind}`"
-    raise UserError(what, "recipe, `data`", f"tunesmith check reads them; to train, give {some(takes)} rows")
+    raise UserError(what, "recipe, `data`", f"to train, give {some(takes)} rows; these can only be checked")
 
 
 def settings(name: str) -> ObjectiveSettings:

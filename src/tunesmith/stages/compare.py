@@ -124,14 +124,14 @@ def _learnt(run: Run, other: Run, table: Any, split: str) -> list[str]:
     if not path.exists():
         return []
     kinds = [str(recipes.load(one.folder / "recipe.yaml").data.rows) for one in (run, other)]
-    measured = {even(text) for text in _said(table, kinds[0])}
-    known = sum(even(text) in measured for batch in rows.batches(path, texts.COLUMNS[kinds[1]]) for text in _said(batch, kinds[1]))
+    measured = {even(text) for text in _read(table, kinds[0])}
+    known = sum(even(text) in measured for batch in rows.batches(path, texts.COLUMNS[kinds[1]]) for text in _read(batch, kinds[1]))
     if not known:
         return []
     return [f"{counted(known, 'training row')} of `{other.name}` also among the {split} rows: its figures here flatter; compare runs with one split"]
 
 
-def _said(table: Any, kind: str) -> list[str]:
+def _read(table: Any, kind: str) -> list[str]:
     """The texts of each row as one."""
     return [texts.compared(values, kind) for values in table.select(list(texts.COLUMNS[kind])).to_pylist()]
 
