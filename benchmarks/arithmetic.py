@@ -77,12 +77,12 @@ def step(folder: Path) -> None:
     objective = Classification(names, False, ClassificationSettings())
     examples = TokenExamples(tokens, objective.targets([[names[label]] for label in labels]), reader.pad_id)
     model = methods.get("full").adapt(base, Head(names, False), FullSettings()).train()
-    _, (used,) = vocabulary.compact(model, [examples])
+    vocabulary.compact(model, [examples])
     optimizer = Optimizer(model, 0.01, (0.9, 0.999), False)
-    plan = batches.plan(used.lengths_N, 32, None, 0, 0)
+    plan = batches.plan(examples.lengths_N, 32, None, 0, 0)
 
     def one(rows: Any) -> int:
-        batch = used.batch(rows)
+        batch = examples.batch(rows)
         (objective.loss(model, batch).total / batch.rows).backward()
         optimizer.step(1e-4, min(1.0, 1 / optimizer.gradient_norm()))
         optimizer.zero_grad()

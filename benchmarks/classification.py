@@ -76,7 +76,7 @@ def ours_train(folder: Path, rows: int, method: str, work: Path) -> dict[str, An
     model = methods.get(method).adapt(base, Head(names, False), settings)
     tokens = encode.encode(reader, texts, None, base.max_tokens)
     examples = TokenExamples(tokens, objective.targets([[names[label]] for label in labels]), reader.pad_id)
-    _, used = vocabulary.compact(model, [examples])
+    vocabulary.compact(model, [examples])
     times: list[tuple[float, int, float]] = []
     losses: list[float] = []
 
@@ -87,7 +87,7 @@ def ours_train(folder: Path, rows: int, method: str, work: Path) -> dict[str, An
             losses.append(event["loss"])
 
     train = TrainSettings(epochs=1, learning_rate=RATE[method], batch_rows=BATCH_ROWS, warmup=0.06, checkpoint_seconds=1e9, log_every=1)
-    loop.train(model, objective, used[0], None, train, machine, work / "checkpoints", "bench", listen)
+    loop.train(model, objective, examples, None, train, machine, work / "checkpoints", "bench", listen)
     (start, first, _), (stop, last, _) = times[WARM_STEPS - 1], times[-1]
     return {"tokens_per_second": (last - first) / (stop - start), "loss": sum(losses[-20:]) / 20, "precision": machine.precision}
 

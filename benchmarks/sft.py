@@ -212,7 +212,7 @@ def ours(arguments: argparse.Namespace, parts: list[str]) -> dict[str, Any]:
     pieces = answers.answers(reader, written, iter([messages]), text.end_of(reader, base.config, written), MAX_TOKENS, "head", "every", losses)
     examples = text.TextExamples(pieces, arguments.work, losses)
     assert len(examples) == len(dialogues) and max(losses.lengths) <= MAX_TOKENS
-    _, (used,) = vocabulary.compact(model, [examples])
+    vocabulary.compact(model, [examples])
     # In the order of the file, as the peer takes them; a run would shuffle, which costs nothing.
     plan = [np.arange(start, min(start + BATCH_ROWS, len(examples))) for start in range(0, len(examples), BATCH_ROWS)]
     batches.plan = lambda *given, **more: plan
@@ -237,7 +237,7 @@ def ours(arguments: argparse.Namespace, parts: list[str]) -> dict[str, Any]:
         checkpoint_seconds=1e9, micro_rows=micro_rows(parts),
     )  # fmt: skip
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
-        loop.train(model, objective, used, None, train, machine, Path(folder), "bench", listen)
+        loop.train(model, objective, examples, None, train, machine, Path(folder), "bench", listen)
     if profiler:
         profiler.stop()
         return {"table": _top(profiler, arguments.steps)}

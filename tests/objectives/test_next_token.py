@@ -23,7 +23,7 @@ from tunesmith.models import catalog
 from tunesmith.models.about import Writing
 from tunesmith.models.load import Head
 from tunesmith.objectives import next_token
-from tunesmith.objectives.next_token import NextToken, chunked_loss, row_losses, vocabulary
+from tunesmith.objectives.next_token import NextToken, Vocabulary, chunked_loss, row_losses, vocabulary
 from tunesmith.tokens.examples import Batch
 from tunesmith.tokens.text import NOT_LEARNT, Losses, Piece, TextExamples
 from tunesmith.training import loop
@@ -46,12 +46,12 @@ def test_by_hand() -> None:
     """Logits [0, ln 3], so probabilities [1/4, 3/4]; the gradient of a logit is its probability less its target."""
     states_UD = torch.tensor([[1.0]], requires_grad=True)
     weight_VD = torch.tensor([[0.0], [math.log(3)]], requires_grad=True)
-    total, plain, hits = chunked_loss(states_UD, weight_VD, None, torch.tensor([1]), 0.0)
+    total, plain, hits = chunked_loss(states_UD, Vocabulary(weight_VD), torch.tensor([1]), 0.0)
     assert float(total.detach()) == pytest.approx(math.log(4 / 3)) and float(plain) == pytest.approx(math.log(4 / 3)) and int(hits) == 1
     total.backward()
     assert weight_VD.grad.flatten().tolist() == pytest.approx([1 / 4, -1 / 4]) and float(states_UD.grad) == pytest.approx(-math.log(3) / 4)
     # A fifth of the target spread over both: 0.8 ln 4/3 + 0.2 (ln 4 + ln 4/3) / 2.
-    smoothed, plain, hits = chunked_loss(states_UD, weight_VD, None, torch.tensor([0]), 0.2)
+    smoothed, plain, hits = chunked_loss(states_UD, Vocabulary(weight_VD), torch.tensor([0]), 0.2)
     assert float(smoothed.detach()) == pytest.approx(0.8 * math.log(4) + 0.2 * (math.log(4) + math.log(4 / 3)) / 2)
     assert float(plain) == pytest.approx(math.log(4)) and int(hits) == 0
 
@@ -72,7 +72,7 @@ def test_value_and_gradients_are_those_of_torch(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(next_token, "CHUNK_NUMBERS", chunk)
     ours, targets_U = given(places, bias=bias)
     theirs, _ = given(places, bias=bias)
-    total, plain, hits = chunked_loss(*ours, targets_U, smoothing)
+    total, plain, hits = chunked_loss(ours[0], Vocabulary(*ours[1:]), targets_U, smoothing)
     logits_UV = F.linear(*theirs)
     expected = F.cross_entropy(logits_UV, targets_U, reduction="sum", label_smoothing=smoothing)
     assert float(total.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
@@ -91,7 +91,7 @@ def test_never_more_logits_than_a_chunk_exist_at_once(monkeypatch: pytest.Monkey
     linear = F.linear
     monkeypatch.setattr(next_token.F, "linear", lambda *given: sizes.append(linear(*given).numel()) or linear(*given))
     ours, targets_U = given(30)
-    chunked_loss(*ours, targets_U, 0.0)
+    chunked_loss(ours[0], Vocabulary(*ours[1:]), targets_U, 0.0)
     assert sizes == [23 * 6] * 5
 
 
@@ -99,7 +99,7 @@ def test_in_bf16_the_loss_is_summed_in_fp32_and_gradients_come_close() -> None:
     ours, targets_U = given(30, torch.bfloat16)
     theirs, _ = given(30, torch.bfloat16)
     wide = [one.detach().float().requires_grad_() for one in theirs if one is not None]
-    total, _, _ = chunked_loss(*ours, targets_U, 0.1)
+    total, _, _ = chunked_loss(ours[0], Vocabulary(*ours[1:]), targets_U, 0.1)
     expected = F.cross_entropy(F.linear(*wide), targets_U, reduction="sum", label_smoothing=0.1)
     assert total.dtype == torch.float32 and float(total.detach()) == pytest.approx(float(expected.detach()), rel=5e-3)
     total.backward()
@@ -112,7 +112,7 @@ def test_in_bf16_the_loss_is_summed_in_fp32_and_gradients_come_close() -> None:
 def test_a_frozen_vocabulary_gets_no_gradient() -> None:
     ours, targets_U = given(9)
     (states_UD, weight_VD, bias_V), (other_UD, _, _) = ours, given(9)[0]
-    chunked_loss(states_UD, weight_VD.detach(), bias_V.detach(), targets_U, 0.0)[0].backward()
+    chunked_loss(states_UD, Vocabulary(weight_VD.detach(), bias_V.detach()), targets_U, 0.0)[0].backward()
     F.cross_entropy(F.linear(other_UD, weight_VD.detach(), bias_V.detach()), targets_U, reduction="sum").backward()
     torch.testing.assert_close(states_UD.grad, other_UD.grad, atol=1e-6, rtol=1e-5)
     assert weight_VD.grad is None and bias_V.grad is None
@@ -135,10 +135,10 @@ def test_measuring_pays_for_no_gradient(mode: Any) -> None:
     """The vocabulary's gradient costs as much as its logits."""
     ours, targets_U = given(9)
     with mode(), Seen() as seen:
-        chunked_loss(*ours, targets_U, 0.0)
+        chunked_loss(ours[0], Vocabulary(*ours[1:]), targets_U, 0.0)
     assert not {"addmm_", "mm", "exp_", "scatter_add_"} & set(seen.names), seen.names
     with Seen() as seen:
-        chunked_loss(*ours, targets_U, 0.0)
+        chunked_loss(ours[0], Vocabulary(*ours[1:]), targets_U, 0.0)
     assert {"add_", "exp_"} <= set(seen.names)
 
 
@@ -318,18 +318,33 @@ def test_a_part_of_a_step_without_a_learnt_token_changes_nothing(base: catalog.B
 # --- the vocabulary -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_base_whose_logits_are_more_than_a_product_is_refused(base: catalog.Base) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.15])
+@pytest.mark.parametrize(("scale", "cap"), [(0.25, 0.0), (1.0, 1.5), (2.0, 3.0)], ids=["scaled", "capped", "both"])
+def test_scaled_and_capped_logits_have_the_gradients_of_torch(monkeypatch: pytest.MonkeyPatch, scale: float, cap: float, smoothing: float) -> None:
+    monkeypatch.setattr(next_token, "CHUNK_NUMBERS", 23 * 5 + 3)
+    ours, targets_U = given(30)
+    theirs, _ = given(30)
+    total, plain, _ = chunked_loss(ours[0], Vocabulary(*ours[1:], scale=scale, cap=cap), targets_U, smoothing)
+    logits_UV = F.linear(*theirs) * scale
+    logits_UV = cap * torch.tanh(logits_UV / cap) if cap else logits_UV
+    expected = F.cross_entropy(logits_UV, targets_U, reduction="sum", label_smoothing=smoothing)
+    assert float(total.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    total.backward()
+    expected.backward()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_the_config_says_how_logits_are_scaled_and_capped(base: catalog.Base) -> None:
     model = adapted(base)
-    assert vocabulary(model)[0] is model.lm_head.weight and vocabulary(model)[1] is None
-    model.config.final_logit_softcapping = 30.0
-    with pytest.raises(UserError, match="this base cannot be learnt from: it has final_logit_softcapping"):
-        vocabulary(model)
-    model.config.final_logit_softcapping = None
-    model.config.logit_scale = 1.0
-    vocabulary(model)
+    words = vocabulary(model)
+    assert words.weight_VD is model.lm_head.weight and words.bias_V is None and (words.scale, words.cap) == (1, 0)
+    model.config.final_logit_softcapping, model.config.logit_scale, model.config.logits_scaling = 30.0, 0.5, 4.0
+    words = vocabulary(model)
+    assert (words.scale, words.cap) == (0.125, 30)
 
 
 def test_an_adapter_on_the_output_layer_is_refused(base: catalog.Base) -> None:
-    with pytest.raises(UserError, match="an adapter lies on its output layer"):
+    with pytest.raises(UserError, match="an adapter lies on the output layer"):
         vocabulary(adapted(base, LoraSettings(rank=2, targets=("q_proj", "lm_head"))))
-    assert vocabulary(adapted(base, LoraSettings(rank=2)))[0].shape == (base.config["vocab_size"], 32)
+    assert vocabulary(adapted(base, LoraSettings(rank=2))).weight_VD.shape == (base.config["vocab_size"], 32)

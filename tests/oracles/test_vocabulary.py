@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -38,9 +40,9 @@ def test_compact_training_equals_dense_training(bench: Any, plan: Any) -> None:
     examples = bench.examples(40)
     model = bench.adapt("full")
     start = model.get_input_embeddings().weight.detach().clone()
-    kept, used = vocabulary.compact(model, [examples])
+    kept = vocabulary.compact(model, [examples])
     assert kept is not None and model.get_input_embeddings().num_embeddings == len(np.unique(np.append(examples.tokens.ids_T, examples.pad_id)))
-    trained = bench.train(model, bench.objective(), used[0], learning_rate=rate, weight_decay=decay, warmup=0, schedule="constant", clip_norm=0)
+    trained = bench.train(model, bench.objective(), examples, learning_rate=rate, weight_decay=decay, warmup=0, schedule="constant", clip_norm=0)
     vocabulary.restore(model, kept, trained.outcome.decay)
     whole = dense(bench, examples, plan(examples), rate, decay)
     assert model.state_dict().keys() == whole.state_dict().keys()
@@ -66,8 +68,8 @@ def test_the_compact_model_computes_the_same(bench: Any) -> None:
     start = model.get_input_embeddings().weight.detach().clone()
     with torch.no_grad():
         before = model(**examples.batch(np.arange(10)).inputs).logits
-        kept, used = vocabulary.compact(model, [examples])
-        assert torch.equal(model(**used[0].batch(np.arange(10)).inputs).logits, before)
+        kept = vocabulary.compact(model, [examples])
+        assert torch.equal(model(**examples.batch(np.arange(10)).inputs).logits, before)
         vocabulary.restore(model, kept, 1.0)
     assert torch.equal(model.get_input_embeddings().weight, start)
 
@@ -78,13 +80,44 @@ def test_validation_words_stay_in_the_table(bench: Any) -> None:
     model = bench.adapt("full").eval()
     with torch.no_grad():
         before = model(**valid.batch(np.arange(40)).inputs).logits
-        _, used = vocabulary.compact(model, [train, valid])
-        assert torch.equal(model(**used[1].batch(np.arange(40)).inputs).logits, before)
+        vocabulary.compact(model, [train, valid])
+        assert torch.equal(model(**valid.batch(np.arange(40)).inputs).logits, before)
 
 
 def test_lora_keeps_its_table(bench: Any) -> None:
     """A frozen table has nothing to save: it stays as it is."""
     model = bench.adapt("lora")
     table = model.get_input_embeddings()
-    kept, _ = vocabulary.compact(model, [bench.examples(4)])
+    kept = vocabulary.compact(model, [bench.examples(4)])
     assert kept is None and model.get_input_embeddings() is table
+
+
+def test_a_word_that_no_example_has_is_an_error_and_not_another_word(bench: Any) -> None:
+    model = bench.adapt("full").eval()
+    kept = vocabulary.compact(model, [bench.examples(4)])
+    unused = next(one for one in range(1000, 30_000) if one not in set(kept.used_U.tolist()))
+    with torch.no_grad(), pytest.raises(IndexError):
+        model(input_ids=torch.tensor([[unused]]))
+
+
+class Doubled(nn.Embedding):
+    """A table that does more than look up, as Gemma's does."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return super().forward(ids) * 2
+
+
+def test_the_small_table_does_all_that_the_whole_one_does(bench: Any) -> None:
+    """Also with a padding id that is large: the small table alone is renumbered."""
+    examples = replace(bench.examples(10), pad_id=29_999)
+    model = bench.adapt("full").eval()
+    table = Doubled(30_522, 32, padding_idx=29_999)
+    model.set_input_embeddings(table)
+    with torch.no_grad():
+        before = model(**examples.batch(np.arange(10)).inputs).logits
+        kept = vocabulary.compact(model, [examples])
+        small = model.get_input_embeddings()
+        assert type(small) is Doubled and small is not table and small.weight[small.padding_idx].tolist() == table.weight[29_999].tolist()
+        assert torch.equal(model(**examples.batch(np.arange(10)).inputs).logits, before)
+        vocabulary.restore(model, kept, 1.0)
+    assert model.get_input_embeddings() is table

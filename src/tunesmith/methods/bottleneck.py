@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     from tunesmith.tokens.examples import Examples, TokenExamples
 
 SUBLAYERS = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), ("attention.output.dense", "output.dense")),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), ("self_attn.o_proj", "mlp.down_proj")),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra", "deberta", "deberta-v2"), ("attention.output.dense", "output.dense")),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3"), ("self_attn.o_proj", "mlp.down_proj")),
+    "albert": ("albert_layers.0.attention.dense", "albert_layers.0.ffn_output"),
+    "mpnet": ("attention.attn.o", "output.dense"),
+    "phi": ("self_attn.dense", "mlp.fc2"),
+    "bloom": ("self_attention.dense", "mlp.dense_4h_to_h"),
     "distilbert": ("attention.out_lin", "ffn.lin2"),
     "modernbert": ("attn.Wo", "mlp.Wo"),
     "gpt2": ("attn.c_proj", "mlp.c_proj"),
@@ -77,6 +81,8 @@ def adapt(base: Base, head: Head, settings: BottleneckSettings) -> nn.Module:
             one.requires_grad_(settings.norms)
     for one in layers.after(model) if head.labels is not None else []:
         one.requires_grad_(True)  # with a decoder the last norm is among them, the head's last look at a text
+    for name in models.random_modules(model):
+        model.get_submodule(name).requires_grad_(True)  # some classifiers name their head before their layers
     insert(model, base, settings.model_dump(exclude={"kind", "norms"}))
     return model
 
@@ -102,7 +108,9 @@ def insert(model: Any, base: Base, about: dict[str, Any]) -> None:
         for path in (attention, feed_forward) if about["style"] == "houlsby" else (feed_forward,):
             owner, _, name = path.rpartition(".")
             holder = layer.get_submodule(owner)
-            setattr(holder, name, Adapter(getattr(holder, name), base.hidden_size, about["width"], about["activation"]))
+            inner = getattr(holder, name)
+            size = inner.out_features if hasattr(inner, "out_features") else inner.nf  # GPT-2's layers are transposed
+            setattr(holder, name, Adapter(inner, size, about["width"], about["activation"]))
     model.adapter_shape = about
 
 

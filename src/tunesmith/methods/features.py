@@ -30,8 +30,8 @@ class FeaturesSettings(Settings):
     """A linear head on the frozen base's vectors."""
 
     kind: Literal["features"] = "features"
-    pooling: Literal["mean", "first"] = "mean"
-    """How token states become one vector: their mean, or the first token's."""
+    pooling: Literal["auto", "mean", "first"] = "auto"
+    """How token states become one vector: their mean, or the first token's. auto: as the base's folder says it was trained, else the mean."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout on the vectors while training."""
 
@@ -48,7 +48,8 @@ def adapt(base: Base, head: Head, settings: FeaturesSettings) -> nn.Module:
     if head.labels is None:
         what = "method `features` trains a head on one vector a text, and a language model needs a state a token"
         raise UserError(what, "recipe, `method`", "use freeze with layers: 1, or lora")
-    return LinearHead(base.hidden_size, len(head.labels), settings.dropout, settings.pooling)
+    pooling = settings.pooling if settings.pooling != "auto" else base.pooling or "mean"
+    return LinearHead(base.hidden_size, len(head.labels), settings.dropout, pooling)
 
 
 def examples(model: nn.Module, examples: TokenExamples, base: Base, progress: Callable[[int, int], None]) -> Examples:

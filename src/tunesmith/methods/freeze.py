@@ -66,7 +66,9 @@ def adapt(base: Base, head: Head, settings: FreezeSettings) -> nn.Module:
         # The output layer is often the word table itself, on which every state rests: it stays as it is unless asked for.
         tables = [model.get_input_embeddings(), model.get_output_embeddings()]
         after = [one for one in after if one not in tables] + (tables if settings.embeddings else [])
-    for one in (*stack[len(stack) - settings.layers :], *after):
+    # Some classifiers name their head before their layers: it is found by its random weights.
+    random = [model.get_submodule(name) for name in models.random_modules(model)]
+    for one in (*stack[len(stack) - settings.layers :], *after, *random):
         one.requires_grad_(True)
     tables_learn = head.labels is None and settings.embeddings
     model.frozen_below = 0 if tables_learn else len(stack) - settings.layers

@@ -2,7 +2,7 @@
 
 Hu et al. 2021 (https://arxiv.org/abs/2106.09685), equation 3: h = W0 x + (alpha / r) B A x, with B = 0 at the start.
 1. The layers and the file format are PEFT's, so that any server that reads PEFT reads ours.
-2. The classification head learns in full beside it (PEFT's `modules_to_save`).
+2. The classification head learns in full, and so does every part that the base has no weights for (PEFT's `modules_to_save`).
 3. `rank_stabilised` divides by sqrt(r) in place of r (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732); `weight_decomposed`
    is DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353).
 """
@@ -79,7 +79,10 @@ def wrapped(model: nn.Module, base: Base, head: Head, settings: LowRankSettings)
     from peft import LoraConfig, TaskType, get_peft_model
 
     from tunesmith.errors import UserError, some
+    from tunesmith.models import load as models
 
+    # What the base has no weights for learns in full and is saved: PEFT knows of `classifier` and `score` alone.
+    whole = models.besides_heads(model)
     targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM if head.labels is None else TaskType.SEQ_CLS,
@@ -89,6 +92,8 @@ def wrapped(model: nn.Module, base: Base, head: Head, settings: LowRankSettings)
         lora_dropout=settings.dropout,
         use_rslora=settings.rank_stabilised,
         use_dora=settings.weight_decomposed,
+        modules_to_save=whole,
+        exclude_modules=whole if targets == "all-linear" else None,
     )
     try:
         adapted: nn.Module = get_peft_model(model, config)

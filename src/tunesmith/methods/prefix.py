@@ -8,7 +8,7 @@ prompt: Lester et al. 2021 (https://arxiv.org/abs/2104.08691, section 2): P word
 3. At the start keys and values are those of P words drawn from the vocabulary (Li and Liang, section 7.4, found real words best), and a
    prompt is P such words (Lester, section 3.2: of all the vocabulary, not of its 5,000 commonest). PEFT's default is a standard normal,
    which drowns the row.
-4. A classifier's head learns beside it. With `prompt` a BERT classifier reads the first soft vector's state, as in PEFT.
+4. A classifier's head learns with it. With `prompt` a BERT classifier reads the first soft vector's state, as in PEFT.
 """
 
 from __future__ import annotations
@@ -71,17 +71,23 @@ def adapt(base: Base, head: Head, settings: PrefixSettings) -> nn.Module:
     from tunesmith.models import load as models
 
     model: Any = models.adapted(base, head)
-    _check(model, head, settings)
+    _check(model, base, head, settings)
     if settings.tokens > base.max_tokens - 8:
         what = f"`method.tokens={settings.tokens}` leaves no room for texts: {base.name} reads {base.max_tokens} tokens in all"
         raise UserError(what, "recipe, `method.tokens`", f"use at most {base.max_tokens - 8}")
     task = TaskType.CAUSAL_LM if head.labels is None else TaskType.SEQ_CLS
+    whole = models.besides_heads(model)
     if settings.style == "prompt":
-        sizes = {"token_dim": base.hidden_size, "num_layers": model.config.num_hidden_layers, "num_attention_heads": model.config.num_attention_heads}
-        config = PromptTuningConfig(task_type=task, num_virtual_tokens=settings.tokens, prompt_tuning_init="SAMPLE_VOCAB", **sizes)
+        words = model.get_input_embeddings().embedding_dim
+        sizes = {"token_dim": words, "num_layers": model.config.num_hidden_layers, "num_attention_heads": model.config.num_attention_heads}
+        config = PromptTuningConfig(task_type=task, num_virtual_tokens=settings.tokens, prompt_tuning_init="SAMPLE_VOCAB", modules_to_save=whole, **sizes)
     else:
         config = PrefixTuningConfig(
-            task_type=task, num_virtual_tokens=settings.tokens, prefix_projection=settings.projection, encoder_hidden_size=base.hidden_size
+            task_type=task,
+            num_virtual_tokens=settings.tokens,
+            prefix_projection=settings.projection,
+            encoder_hidden_size=base.hidden_size,
+            modules_to_save=whole,
         )
     start = _of_words(model, settings.tokens) if settings.style == "prefix" and not settings.projection else None
     adapted: Any = get_peft_model(model, config)
@@ -91,23 +97,27 @@ def adapt(base: Base, head: Head, settings: PrefixSettings) -> nn.Module:
     return made
 
 
-def _check(model: Any, head: Head, settings: PrefixSettings) -> None:
+def _check(model: Any, base: Base, head: Head, settings: PrefixSettings) -> None:
     """Raise a UserError where nothing can stand before the rows of a model."""
     from tunesmith.errors import UserError
 
     kind, remedy = model.config.model_type, "use lora or bottleneck"
+    if model.config.is_encoder_decoder:
+        what = f"a base of the kind `{kind}` is an encoder-decoder: it is not settled which of the two a prefix stands before"
+        raise UserError(what, "recipe, `method`", "use lora or full")
     if head.labels is None:
         if not hasattr(model, "fast_states"):
             from tunesmith.models import llama
 
             raise UserError(f"method `prefix` writes texts with bases of the kinds {', '.join(llama.KINDS)}; this is `{kind}`", "recipe, `method`", remedy)
         return
-    if settings.style == "prompt" and hasattr(model, "score"):
-        what = f"a classifier on `{kind}` reads the last token of each row, which it cannot find behind soft vectors"
-        raise UserError(what, "recipe, `method.style`", "use style: prefix, or lora")
     takers = [one for one in (model, *model.children()) if "past_key_values" in inspect.signature(one.forward).parameters]
-    if settings.style == "prefix" and (not takers or _keys_and_values(model) is None):
+    if settings.style == "prefix" and (not takers or (_keys_and_values(model) is None and not _keeps_cache(model))):
         raise UserError(f"a base of the kind `{kind}` takes no keys and values from outside", "recipe, `method.style`", f"use style: prompt; or {remedy}")
+    window = getattr(model.config, "sliding_window", None) if getattr(model.config, "use_sliding_window", True) else None
+    if settings.style == "prefix" and window and window < base.max_tokens:
+        what = f"a token of {base.name} sees the {window} places before it alone, so a prefix falls out of its sight"
+        raise UserError(what, "recipe, `method`", f"use style: prompt; or {remedy}")
 
 
 def _keys_and_values(model: Any) -> list[tuple[nn.Module, nn.Module]] | None:
@@ -125,27 +135,34 @@ def _keys_and_values(model: Any) -> list[tuple[nn.Module, nn.Module]] | None:
     return found
 
 
+def _keeps_cache(model: Any) -> bool:
+    """Whether a base is a decoder, which keeps the keys and values of what it has read."""
+    return hasattr(model, "score") and "past_key_values" in inspect.signature(model.base_model.forward).parameters
+
+
 def _of_words(model: Any, count: int) -> torch.Tensor:
     """Keys and values that `count` words, drawn from torch's global generator, have in each layer, as PEFT lays them out: (P, N * 2 * G * K)."""
     import torch
+    from transformers import DynamicCache
 
     table = model.get_input_embeddings()
     ids_1P = torch.randint(table.num_embeddings, (1, count))
-    pairs = _keys_and_values(model)
-    assert pairs is not None
+    pairs = _keys_and_values(model) or []
     seen: dict[nn.Module, torch.Tensor] = {}
     hooks = [one.register_forward_hook(lambda module, given, made: seen.update({module: made})) for pair in pairs for one in pair]
     training = model.training
     model.eval()
     inner = model.base_model
     with torch.no_grad():
-        made = inner(input_ids=ids_1P, attention_mask=torch.ones_like(ids_1P), use_cache=True)
+        # A cache without a config keeps every place, also where the base's own keeps a window of them.
+        cache = {"past_key_values": DynamicCache()} if _keeps_cache(model) else {}
+        made = inner(input_ids=ids_1P, attention_mask=torch.ones_like(ids_1P), use_cache=True, **cache)
     model.train(training)
     for hook in hooks:
         hook.remove()
-    cache = getattr(made, "past_key_values", None)
-    if cache is not None:  # a decoder's own cache has keys already turned to their positions
-        flat = [one[0].transpose(0, 1).flatten(1) for layer in cache.layers for one in (layer.keys, layer.values)]
+    filled = getattr(made, "past_key_values", None)
+    if filled is not None:  # a decoder's own cache has keys already turned to their positions
+        flat = [one[0].transpose(0, 1).flatten(1) for layer in filled.layers for one in (layer.keys, layer.values)]
     else:
         flat = [seen[one][0] for pair in pairs for one in pair]
     return torch.cat(flat, 1)

@@ -29,7 +29,8 @@ class About:
     """Facts of a saved model.
 
     Attributes: objective and method by name; base and base_sha256 (of `catalog.Base`); labels in order (none for a language model);
-    multi_label; max_tokens and truncation as in training; writing (None for a classifier).
+    multi_label; max_tokens and truncation as in training; writing (None for a classifier); prefix (text before every text); pad_id (what fills
+    rows up; None: saved before this was kept, then the tokenizer's).
     """
 
     objective: str
@@ -41,6 +42,8 @@ class About:
     max_tokens: int
     truncation: Truncation
     writing: Writing | None = None
+    prefix: str = ""
+    pad_id: int | None = None
 
 
 def write(about: About, folder: Path) -> None:

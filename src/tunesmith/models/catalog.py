@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,9 @@ from tunesmith.models import scratch
 from tunesmith.models.scratch import ScratchSettings
 from tunesmith.settings import Settings
 from tunesmith.tokens.encode import Truncation
+from tunesmith.tokens.tokenizer import BEHIND_PADDING
+
+Pooling = Literal["mean", "first"]
 
 
 class ModelSettings(Settings):
@@ -29,6 +32,8 @@ class ModelSettings(Settings):
     """What is kept of a longer text: head, tail, head_tail, or windows (all of it, in overlapping windows whose logits are averaged)."""
     dropout: float | None = Field(None, ge=0, lt=1)
     """Dropout while training, everywhere in the base. null: the base's own."""
+    prefix: str = ""
+    """Put before every text, where the base was trained with one ("query: "). The data report proposes it where the base's folder names one."""
     scratch: ScratchSettings | None = None
     """Begin with a new model of this size, with random weights and a tokenizer trained on the rows, in place of a base. null: no."""
 
@@ -43,7 +48,8 @@ class Base:
     """A base that is here, on disk.
 
     Attributes: name (as the recipe has it), folder, sha256 (of weights, config and tokenizer together), config (its config.json),
-    max_tokens (its limit), hidden_size, licence, languages ("" and () when unknown).
+    max_tokens (its limit), hidden_size, licence, languages ("" and () when unknown), pooling (how its sentence vectors were trained: mean or first;
+    "" when its folder does not say), prefixes (texts that it was trained to see before a text, by their names).
     """
 
     name: str
@@ -54,6 +60,8 @@ class Base:
     hidden_size: int
     licence: str = ""
     languages: tuple[str, ...] = field(default=())
+    pooling: Pooling | Literal[""] = ""
+    prefixes: dict[str, str] = field(default_factory=dict)
 
 
 IDENTITY_FILES = ("*.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
@@ -97,20 +105,80 @@ def _found(settings: ModelSettings) -> Base:
     if not any(folder.glob("*.safetensors")):
         what = "no .safetensors weights (other formats can run code when loaded)"
         raise UserError(what, str(folder), "convert them with save_pretrained, which writes safetensors")
-    limits = [config.get(key) for key in ("max_position_embeddings", "n_positions")]
-    if config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
-        limits = [limit - 2 for limit in limits if limit]  # positions start behind the padding index there
     licence, languages = _readme(folder)
     return Base(
         name,
         folder,
         _identity(folder, TEMPLATE_FILE),
         config,
-        min([limit for limit in limits if limit] or [512]),
-        int(config.get("hidden_size") or config.get("dim") or config.get("n_embd") or 0),
+        most_tokens(config),
+        width(config),
         licence,
         languages,
+        _pooling(folder),
+        _prefixes(folder),
     )
+
+
+def most_tokens(config: dict[str, Any]) -> int:
+    """Most tokens that a base can read, from its config.json; 512 where it names no limit."""
+    text = config | config.get("text_config", {})
+    limits = [int(limit) for key in ("max_position_embeddings", "n_positions") if (limit := text.get(key))]
+    if config.get("model_type") in BEHIND_PADDING:
+        limits = [limit - 1 - (config.get("pad_token_id") or 1) for limit in limits]
+    return min(limits or [512])
+
+
+def width(config: dict[str, Any]) -> int:
+    """Size of a base's last hidden states, from its config.json; 0 where no known key names it."""
+    text = config | config.get("text_config", {})
+    # OPT projects its states back to this size after the last layer.
+    keys = ("word_embed_proj_dim", "hidden_size", "d_model", "dim", "n_embd")
+    return int(next((text[key] for key in keys if text.get(key)), 0))
+
+
+def require_causal(base: Base) -> None:
+    """Refuse a base that cannot learn to write.
+
+    A masked language model sees the words it should predict, and transformers loads it as a causal one without a word. An encoder-decoder
+    loses its encoder there.
+
+    Raises:
+        UserError: the base is one of these, or transformers has no causal language model of its kind.
+    """
+    if not base.config:  # a model from scratch, before it is made
+        return
+    from transformers.models.auto import modeling_auto as auto
+
+    kind = str(base.config.get("model_type", ""))
+    architectures = [str(name) for name in base.config.get("architectures") or []]
+    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+    if base.config.get("is_encoder_decoder"):
+        what = f"a base of the kind `{kind}` is an encoder-decoder, and this objective trains a decoder alone"
+    elif kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not (causal and base.config.get("is_decoder")):
+        what = f"a base of the kind `{kind}` is a masked language model: it reads the words it should predict, and cannot learn to write"
+    elif kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        what = f"transformers has no causal language model of the kind `{kind}`"
+    else:
+        return
+    remedy = "choose a base that writes, such as a Llama, Qwen, or GPT-2 folder; or objective: classification, which takes this base"
+    raise UserError(f"{base.name} cannot be trained to write: {what}", "recipe, `model`", remedy)
+
+
+def _pooling(folder: Path) -> Pooling | Literal[""]:
+    """What a sentence encoder's folder says of its vectors, as sentence-transformers writes it; "" where it says nothing known."""
+    path = folder / "1_Pooling" / "config.json"
+    facts = read_json(path) if path.exists() else {}
+    if facts.get("pooling_mode_cls_token"):
+        return "first"
+    return "mean" if facts.get("pooling_mode_mean_tokens") else ""
+
+
+def _prefixes(folder: Path) -> dict[str, str]:
+    """The prompts in a sentence encoder's folder, as sentence-transformers writes them: name -> text before a text."""
+    path = folder / "config_sentence_transformers.json"
+    facts = read_json(path) if path.exists() else {}
+    return {str(name): text for name, text in (facts.get("prompts") or {}).items() if isinstance(text, str) and text}
 
 
 def made(settings: ScratchSettings, folder: Path | None = None) -> Base:
@@ -133,7 +201,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        wanted = ["*.safetensors", "*.json", "*.txt", "*.jinja", "README.md", "*.model"]
+        wanted = ["*.safetensors", "*.json", "1_Pooling/*.json", "*.txt", "*.jinja", "README.md", "*.model"]
         return Path(snapshot_download(name, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().split("\n")[0][:160]

@@ -16,21 +16,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from tunesmith.files import as_user_error, cache, locked, sha256_bytes, sha256_json, staged_file, sweep_staging
-from tunesmith.models.catalog import Base
+from tunesmith.models.catalog import Base, Pooling
 from tunesmith.tokens import batches
 from tunesmith.tokens.examples import TokenExamples
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-Pooling = Literal["mean", "first"]
 
 BATCH_TOKENS = 2048
 """Padded tokens of one forward pass: large enough for full-speed matrix products, small enough to stay in the processor's cache."""
@@ -54,13 +52,13 @@ def cache_folder() -> Path:
     return cache() / "features"
 
 
-def vectors(base: Base, examples: TokenExamples, pooling: Pooling = "mean", progress: Callable[[int, int], None] = lambda done, of: None) -> Vectors:
+def vectors(base: Base, examples: TokenExamples, pooling: Pooling | None = None, progress: Callable[[int, int], None] = lambda done, of: None) -> Vectors:
     """The frozen base's vector of each row, from the cache where it is there.
 
     Args:
         base: whose last hidden layer is read.
         examples: N rows of tokens; a row of several windows gets the mean of its windows' vectors, so that its logits are the mean of theirs.
-        pooling: mean over tokens, or the first token's state. Each is scaled to length 1.
+        pooling: mean over tokens, or the first token's state. Each is scaled to length 1. None: as the base was trained, else the mean.
         progress: called with (rows done, rows to compute).
 
     Returns:
@@ -71,6 +69,7 @@ def vectors(base: Base, examples: TokenExamples, pooling: Pooling = "mean", prog
     """
     import torch
 
+    pooling = pooling or base.pooling or "mean"
     folder = cache_folder() / sha256_json({"base": base.sha256, "layer": -1, "pooling": pooling, "dtype": "float32", "version": 1})[:32]
     keys_Q = _keys(examples)
     found = _read(folder)

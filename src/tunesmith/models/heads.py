@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from tunesmith.models.catalog import Pooling
 from tunesmith.models.dropout import dropout
-from tunesmith.models.features import Pooling, pool
+from tunesmith.models.features import pool
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import UserError
+from tunesmith.errors import UserError, some
+from tunesmith.files import read_json
 from tunesmith.models.catalog import Base
+from tunesmith.tokens import tokenizer
 
 if TYPE_CHECKING:
     from torch import nn
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt", "chat_template.jinja")
+HEADS = ("classifier", "score", "classification_head", "pre_classifier")
+"""What transformers' classifiers call the parts that every new task begins at random."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,43 @@ def encoder(base: Base) -> nn.Module:
 
     from tunesmith.models import bert
 
-    model: nn.Module = pretrained(AutoModel, base.folder)
+    whole: Any = pretrained(AutoModel, base.folder)
+    model: Any = whole.get_encoder() if base.config.get("is_encoder_decoder") else whole
+    random = [name for name in whole.random_parts if not name.startswith("pooler.") and (model is whole or name.startswith("encoder."))]
+    if random:
+        what = f"its folder has no weights for {some(random, 3)}, so its vectors would be random"
+        raise UserError(what, str(base.folder), "choose another base, or fetch this one again")
     bert.accelerate(model)
     model.eval()
-    return model
+    return model  # type: ignore[no-any-return]  # transformers' classes behind Any
+
+
+@contextmanager
+def plain(model: nn.Module) -> Iterator[None]:
+    """Take our own forwards out of a model for a while, so that it computes as transformers has it."""
+    ours = [(one, vars(one).pop("forward")) for one in model.modules() if _is_ours(one, "forward")]
+    try:
+        yield
+    finally:
+        for one, forward in ours:
+            one.forward = forward
+
+
+def slow_down(model: nn.Module) -> bool:
+    """Take our own forwards out of a model for good.
+
+    Returns:
+        Whether it had any.
+    """
+    ours = [(one, name) for one in model.modules() for name in ("forward", "fast_states") if _is_ours(one, name)]
+    for one, name in ours:
+        del vars(one)[name]
+    return bool(ours)
+
+
+def _is_ours(module: nn.Module, name: str) -> bool:
+    """Whether a method of transformers' module was replaced or added by a file of this package."""
+    return str(getattr(vars(module).get(name), "__module__", "")).startswith("tunesmith.")
 
 
 def adapted(base: Base, head: Head) -> nn.Module:
@@ -95,24 +132,39 @@ def language_model(base: Base, dropout: float | None = None) -> nn.Module:
 
     from tunesmith.models import llama
 
-    extra = {name: dropout for name in _DROPOUTS if dropout is not None and name in base.config}
+    extra = _dropouts(base, dropout)
     if any(base.folder.glob("*.safetensors")):
         model: Any = pretrained(AutoModelForCausalLM, base.folder, **extra)
     else:
         with quiet():
             library: Any = AutoModelForCausalLM  # partly typed
             config = AutoConfig.from_pretrained(base.folder, local_files_only=True, **extra)
-            model = library.from_config(config, attn_implementation="sdpa")
+            model = library.from_config(config)
+        model.random_parts = ()  # all of them are meant to be, and all learn
     llama.accelerate(model)
     made: nn.Module = model
     return made
 
 
-_DROPOUTS = (
-    *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout", "classifier_dropout"),
-    *("attn_pdrop", "resid_pdrop", "embd_pdrop"),
-)
-"""What the configs of transformers' models call it."""
+def _dropouts(base: Base, dropout: float | None) -> dict[str, float]:
+    """The config keys of a base that are dropout rates, all set to one rate; empty where the rate is None.
+
+    Raises:
+        UserError: a rate is asked for, and its config has none.
+    """
+    if dropout is None:
+        return {}
+    from transformers import AutoConfig
+
+    with quiet():
+        config = AutoConfig.from_pretrained(base.folder, local_files_only=True).get_text_config()
+    # What drops whole layers is another thing, and its rates are 0 in almost all bases.
+    rates = {name: value for name, value in config.to_dict().items() if "drop" in name and "layer" not in name}
+    keys = [name for name, value in rates.items() if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))]
+    if not keys:
+        what = f"`model.dropout={dropout}`, but a base of the kind `{config.model_type}` has no dropout in its config"
+        raise UserError(what, "recipe, `model.dropout`", "leave model.dropout out")
+    return dict.fromkeys(keys, dropout)
 
 
 def classifier(base: Base, labels: list[str], multi_label: bool, dropout: float | None) -> nn.Module:
@@ -132,16 +184,15 @@ def classifier(base: Base, labels: list[str], multi_label: bool, dropout: float 
     """
     from transformers import AutoModelForSequenceClassification
 
-    from tunesmith.models import bert
+    from tunesmith.models import bert, last_token
 
-    extra: dict[str, Any] = {}
-    if dropout is not None:
-        extra = {name: dropout for name in _DROPOUTS if name in base.config}
+    extra = _dropouts(base, dropout)
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)}}
     kind = "multi_label_classification" if multi_label else "single_label_classification"
     model: Any = pretrained(AutoModelForSequenceClassification, base.folder, num_labels=len(labels), problem_type=kind, **names, **extra)
-    if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = 0  # decoder bases find the last token by it
+    if last_token.accelerate(model) or getattr(model.config, "pad_token_id", None) is None:
+        # Ours reads the attention mask. Whoever opens the saved model without us finds padding by this id.
+        model.config.get_text_config().pad_token_id = tokenizer.load(base.folder).pad_id
     bert.accelerate(model)
     made: nn.Module = model
     return made
@@ -151,9 +202,10 @@ def saved_classifier(folder: Path) -> nn.Module:
     """A classifier that we saved, in eval mode."""
     from transformers import AutoModelForSequenceClassification
 
-    from tunesmith.models import bert
+    from tunesmith.models import bert, last_token
 
     model: nn.Module = pretrained(AutoModelForSequenceClassification, folder)
+    last_token.accelerate(model)
     bert.accelerate(model)
     model.eval()
     return model
@@ -162,10 +214,15 @@ def saved_classifier(folder: Path) -> nn.Module:
 def pretrained(auto: Any, folder: Path, **extra: Any) -> Any:
     """What transformers loads of a folder, in fp32, from safetensors alone and without any code of the folder's.
 
+    Attention is sdpa where transformers has it for this kind of base, else eager: its own choice.
+
     Args:
         auto: one of transformers' Auto classes.
         folder: as `save_pretrained` writes it.
         extra: keyword arguments of `from_pretrained`.
+
+    Returns:
+        The model. Its `random_parts` names the parameters that the folder has no weights for.
 
     Raises:
         UserError: it cannot be loaded.
@@ -176,7 +233,57 @@ def pretrained(auto: Any, folder: Path, **extra: Any) -> Any:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
         with quiet():
-            return auto.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation="sdpa", **extra)
+            model, facts = auto.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **extra
+            )
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0][:200]
+        if "Unrecognized configuration class" in reason:
+            kind = read_json(folder / "config.json").get("model_type", "unknown")
+            what = f"transformers has no {auto.__name__.removeprefix('AutoModel') or 'model'} for a base of the kind `{kind}`"
+            raise UserError(what, str(folder), "choose another base; method: features takes any that can be read") from error
         raise UserError(f"transformers cannot load it ({reason})", str(folder), "choose another base, or fetch this one again") from error
+    absent = {*facts["missing_keys"], *(one[0] if isinstance(one, tuple) else one for one in facts["mismatched_keys"])}
+    model.random_parts = tuple(name for name, _ in model.named_parameters() if name in absent)
+    return model
+
+
+def random_modules(model: nn.Module) -> list[str]:
+    """The modules that own `random_parts`, by their full names: a method must let them learn and must save them."""
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in model.random_parts))  # type: ignore[union-attr]  # set by `pretrained`
+
+
+def besides_heads(model: nn.Module) -> list[str] | None:
+    """`random_modules` without the heads that PEFT finds, learns, and saves by itself; None where none is left."""
+    return [name for name in random_modules(model) if name.split(".")[0] not in ("classifier", "score")] or None
+
+
+def require_learned(model: nn.Module, base: Base) -> list[str]:
+    """Refuse a model that has random weights which do not learn.
+
+    Args:
+        model: adapted; bare or wrapped by PEFT.
+        base: named in the message.
+
+    Returns:
+        The modules beside the head that begin at random, for a note to the user.
+
+    Raises:
+        UserError: some part that the base's folder has no weights for is frozen.
+    """
+    wrapped: Any = model
+    bare: Any = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
+    random = getattr(bare, "random_parts", ())
+    frozen = []
+    for name in random:
+        path, _, last = name.rpartition(".")
+        owner: Any = bare.get_submodule(path)
+        if hasattr(owner, "modules_to_save"):
+            owner = owner.modules_to_save[owner.active_adapters[0]]
+        holders = [owner, *(one for one in owner.children() if hasattr(one, last))] if not hasattr(owner, last) else [owner]
+        if not any(getattr(one, last).requires_grad for one in holders if hasattr(one, last)):
+            frozen.append(name)
+    if frozen:
+        what = f"its folder has no weights for {some(frozen, 3)}, and this method would leave them as they are drawn"
+        raise UserError(what, base.name, "use method: full, which learns every weight; or choose a base that comes with these weights")
+    return [name for name in dict.fromkeys(name.rpartition(".")[0] for name in random) if name.split(".")[0] not in HEADS]

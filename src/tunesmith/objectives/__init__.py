@@ -63,6 +63,12 @@ class Objective(Protocol):
     def measure(self, model: nn.Module, batch: Batch) -> dict[str, float]:
         """Sums of the plain loss and counts, without smoothing or weights, for train and validation curves."""
 
+    def scores(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """The numbers that the loss is computed from, row by row, in eval mode. The self-checks compare them."""
+
+    def reference(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """`scores` of a batch of one row by transformers' own forward."""
+
     def summary(self, sums: dict[str, float]) -> dict[str, float]:
         """Added-up sums -> figures to show: `loss`, `accuracy` ..."""
 

@@ -165,6 +165,17 @@ class Classification:
         counts_B = batch.rows_S.bincount(minlength=batch.rows)
         return summed_BC / counts_B[:, None]
 
+    def scores(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """logits_BC: what the loss is computed from."""
+        return self.logits(model, batch)
+
+    def reference(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """`scores` by transformers' own forward."""
+        from tunesmith.models import load
+
+        with load.plain(model):
+            return self.logits(model, batch)
+
     def probabilities(self, logits_BC: torch.Tensor) -> torch.Tensor:
         """Softmax, or a sigmoid for each label."""
         return logits_BC.sigmoid() if self.multi_label else logits_BC.softmax(-1)

@@ -8,6 +8,7 @@ Shapes: T places of all rows, U learnt places, D hidden size, V vocabulary, C pl
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,8 +32,28 @@ if TYPE_CHECKING:
 
 CHUNK_NUMBERS = 16_000_000
 """Logits held at once: 64 MB of fp32."""
-CHANGED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-"""Config keys of bases whose logits are more than a product with the vocabulary."""
+CHECKED_PLACES = 16
+"""Learned places of a row whose logits the self-checks compare: more would cost memory (places x vocabulary) and show nothing new."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A language model's output layer: logits = cap * tanh(scale * (states @ weight.T + bias) / cap), or without the cap where it is 0.
+
+    The cap is Gemma 2's (https://arxiv.org/abs/2408.00118, section 2); the scale is Cohere's and Granite's.
+    """
+
+    weight_VD: torch.Tensor
+    bias_V: torch.Tensor | None = None
+    scale: float = 1.0
+    cap: float = 0.0
+
+    def logits(self, states_UD: torch.Tensor) -> torch.Tensor:
+        """fp32 logits_UV."""
+        logits_UV = F.linear(states_UD, self.weight_VD, self.bias_V).float()
+        if self.scale != 1:
+            logits_UV = logits_UV * self.scale
+        return self.cap * torch.tanh(logits_UV / self.cap) if self.cap else logits_UV
 
 
 class NextToken:
@@ -58,14 +79,14 @@ class NextToken:
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """The sum over learnt tokens, in nats."""
-        states_UD, targets_U, weight_VD, bias_V = self._learnt(model, batch)
-        total, _, hits = chunked_loss(states_UD, weight_VD, bias_V, targets_U, self.label_smoothing)
+        states_UD, targets_U, words = self._learnt(model, batch)
+        total, _, hits = chunked_loss(states_UD, words, targets_U, self.label_smoothing)
         return Loss(total, {"loss": float(total.detach()), "units": float(len(targets_U)), "hits": float(hits)})
 
     def measure(self, model: nn.Module, batch: Batch) -> dict[str, float]:
         """Sums of the plain loss, tokens and hits."""
-        states_UD, targets_U, weight_VD, bias_V = self._learnt(model, batch)
-        _, plain, hits = chunked_loss(states_UD, weight_VD, bias_V, targets_U, 0.0)
+        states_UD, targets_U, words = self._learnt(model, batch)
+        _, plain, hits = chunked_loss(states_UD, words, targets_U, 0.0)
         return {"loss": float(plain), "units": float(len(targets_U)), "hits": float(hits)}
 
     def summary(self, sums: dict[str, float]) -> dict[str, float]:
@@ -77,28 +98,51 @@ class NextToken:
         """The lower loss."""
         return (-figures["loss"],)
 
-    def _learnt(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def scores(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Logits at some learned places of each row, row by row: what the loss is computed from."""
+        hidden_TD = llama.states(model, batch.inputs["ids"], batch.inputs["lengths"].tolist(), batch.inputs.get("states"))
+        return vocabulary(model).logits(hidden_TD[_some_places(batch)])
+
+    def reference(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """`scores` by transformers' own forward, each row alone."""
+        parts = []
+        for ids_L in torch.split(batch.inputs["ids"], batch.inputs["lengths"].tolist()):
+            ids_1L = ids_L[None]
+            logits_1LV: torch.Tensor = model(input_ids=ids_1L, attention_mask=torch.ones_like(ids_1L)).logits
+            parts.append(logits_1LV[0, -len(ids_L) :].float())  # a prompt of soft vectors has logits of its own before the row's
+        return torch.cat(parts)[_some_places(batch)]
+
+    def _learnt(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Vocabulary]:
         """States and targets of the learnt places, and the vocabulary's weights."""
         assert batch.targets is not None
         hidden_TD = llama.states(model, batch.inputs["ids"], batch.inputs["lengths"].tolist(), batch.inputs.get("states"))
         learnt_T = batch.targets != NOT_LEARNT
-        weight_VD, bias_V = vocabulary(model)
-        return hidden_TD[learnt_T], batch.targets[learnt_T], weight_VD, bias_V
+        return hidden_TD[learnt_T], batch.targets[learnt_T], vocabulary(model)
 
 
-def vocabulary(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weight and bias of a language model's output layer.
+def _some_places(batch: Batch) -> torch.Tensor:
+    """Up to CHECKED_PLACES learned places of each row, evenly spread, among all places of a batch."""
+    assert batch.targets is not None
+    found, start = [], 0
+    for length in batch.inputs["lengths"].tolist():
+        learned = torch.nonzero(batch.targets[start : start + length] != NOT_LEARNT)[:, 0] + start
+        found.append(learned[:: max(1, len(learned) // CHECKED_PLACES)][:CHECKED_PLACES])
+        start += length
+    return torch.cat(found)
+
+
+def vocabulary(model: Any) -> Vocabulary:
+    """A language model's output layer. The self-check after adapting holds its logits against transformers' own.
 
     Raises:
-        UserError: its logits are more than a product with them, or an adapter lies on them.
+        UserError: an adapter lies on it.
     """
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    changed = [name for name in CHANGED_LOGITS if getattr(bare.config, name, None) not in (None, 1, 1.0)]
-    layer = bare.get_output_embeddings()
-    if changed or not isinstance(layer, nn.Linear):
-        what = f"it has {changed[0]}" if changed else "an adapter lies on its output layer"
-        raise UserError(f"this base cannot be learnt from: {what}", "recipe, `model`", "choose another base, or other method.targets")
-    return layer.weight, layer.bias
+    layer, config = bare.get_output_embeddings(), bare.config.get_text_config()
+    if not isinstance(layer, nn.Linear):
+        raise UserError("an adapter lies on the output layer of this base, and it cannot learn there", "recipe, `method.targets`", "leave that layer out")
+    scale = float(getattr(config, "logit_scale", None) or 1) / float(getattr(config, "logits_scaling", None) or 1)
+    return Vocabulary(layer.weight, layer.bias, scale, float(getattr(config, "final_logit_softcapping", None) or 0))
 
 
 def row_losses(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,13 +158,13 @@ def row_losses(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tens
     assert batch.targets is not None
     lengths_R = batch.inputs["lengths"]
     hidden_TD = llama.states(model, batch.inputs["ids"], lengths_R.tolist())
-    weight_VD, bias_V = vocabulary(model)
+    words = vocabulary(model)
     learnt_T = batch.targets != NOT_LEARNT
     rows_U = torch.repeat_interleave(torch.arange(len(lengths_R), device=hidden_TD.device), lengths_R.to(hidden_TD.device))[learnt_T]
     states_UD, targets_U = hidden_TD[learnt_T], batch.targets[learnt_T]
-    size = max(1, CHUNK_NUMBERS // weight_VD.shape[0])
+    size = max(1, CHUNK_NUMBERS // words.weight_VD.shape[0])
     parts = [
-        F.cross_entropy(F.linear(states_UD[start : start + size], weight_VD, bias_V).float(), targets_U[start : start + size], reduction="none")
+        F.cross_entropy(words.logits(states_UD[start : start + size]), targets_U[start : start + size], reduction="none")
         for start in range(0, len(targets_U), size)
     ]
     losses_U = torch.cat(parts) if parts else hidden_TD.new_zeros(0, dtype=torch.float32)
@@ -129,7 +173,7 @@ def row_losses(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tens
 
 
 def chunked_loss(
-    states_UD: torch.Tensor, weight_VD: torch.Tensor, bias_V: torch.Tensor | None, targets_U: torch.Tensor, smoothing: float
+    states_UD: torch.Tensor, words: Vocabulary, targets_U: torch.Tensor, smoothing: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Cross-entropy of states @ weight.T against targets, summed, without ever holding all logits.
 
@@ -137,23 +181,31 @@ def chunked_loss(
 
     Args:
         states_UD: of the learnt places.
-        weight_VD, bias_V: of the vocabulary; they learn where they require grad.
+        words: the output layer; its weight and bias learn where they require grad.
         targets_U: int64 ids.
         smoothing: share of the target spread evenly over the vocabulary.
 
     Returns:
         The smoothed sum in nats (with gradient), the plain sum, and how many targets have the largest logit.
     """
+    weight_VD, bias_V = words.weight_VD, words.bias_V
     if not torch.is_grad_enabled():  # else what learns would be differentiated while only measuring too
         states_UD, weight_VD, bias_V = states_UD.detach(), weight_VD.detach(), None if bias_V is None else bias_V.detach()
-    total, plain, hits = _ChunkedLoss.apply(states_UD, weight_VD, bias_V, targets_U, smoothing)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    total, plain, hits = _ChunkedLoss.apply(states_UD, weight_VD, bias_V, targets_U, smoothing, words.scale, words.cap)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return total, plain, hits
 
 
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, smoothing: float
+        context: Any,
+        states: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        smoothing: float,
+        scale: float,
+        cap: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         size = max(1, CHUNK_NUMBERS // weight.shape[0])
         total, plain = (torch.zeros((), dtype=torch.float32, device=states.device) for _ in range(2))
@@ -165,6 +217,12 @@ class _ChunkedLoss(torch.autograd.Function):
         for start in range(0, len(targets), size):
             some, aims = states[start : start + size], targets[start : start + size, None]
             logits_CV = F.linear(some, weight, bias).float()
+            rise_CV: torch.Tensor | float = scale  # d logit / d product
+            if scale != 1:
+                logits_CV *= scale
+            if cap:
+                bent_CV = torch.tanh(logits_CV / cap)
+                logits_CV, rise_CV = bent_CV * cap, (1 - bent_CV * bent_CV) * scale
             hits += (logits_CV.argmax(-1) == aims[:, 0]).sum()
             normal_C1 = logits_CV.logsumexp(-1, keepdim=True)
             own = (normal_C1 - logits_CV.gather(1, aims)).sum()
@@ -176,6 +234,8 @@ class _ChunkedLoss(torch.autograd.Function):
             if smoothing:
                 slope_CV.sub_(smoothing / weight.shape[0])
             slope_CV.scatter_add_(1, aims, torch.full_like(aims, smoothing - 1, dtype=torch.float32))
+            if scale != 1 or cap:
+                slope_CV.mul_(rise_CV)
             slope_CV = slope_CV.to(weight.dtype)
             if to_states is not None:
                 torch.mm(slope_CV, weight, out=to_states[start : start + size])
@@ -191,4 +251,4 @@ class _ChunkedLoss(torch.autograd.Function):
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         scaled = [None if one is None else one.mul_(gradients[0].to(one.dtype)) for one in context.gradients]
         context.gradients = None
-        return (*scaled, None, None)
+        return (*scaled, None, None, None, None)

@@ -31,12 +31,14 @@ class PretrainingSettings(Settings):
 def make(settings: PretrainingSettings, base: Base, data: Path) -> Objective:
     """The objective for a base; `data` is the folder of prepared rows."""
     from tunesmith.data import rows
+    from tunesmith.models import catalog
     from tunesmith.models.about import Writing
     from tunesmith.objectives.next_token import NextToken
     from tunesmith.tokens import chat as chats
     from tunesmith.tokens import text, tokenizer
     from tunesmith.tokens.reader import Reader
 
+    catalog.require_causal(base)
     as_it_is = chats.load(base.folder, "none")
     ends = text.end_of(tokenizer.load(base.folder), base.config, as_it_is)
 

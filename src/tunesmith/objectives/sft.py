@@ -39,12 +39,14 @@ class SftSettings(Settings):
 def make(settings: SftSettings, base: Base, data: Path) -> Objective:
     """The objective for a base; `data` is the folder of prepared rows."""
     from tunesmith.data import rows
+    from tunesmith.models import catalog
     from tunesmith.models.about import Writing
     from tunesmith.objectives.next_token import NextToken
     from tunesmith.tokens import answers, text, tokenizer
     from tunesmith.tokens import chat as chats
     from tunesmith.tokens.reader import Reader
 
+    catalog.require_causal(base)
     chat = chats.load(base.folder, settings.template)
     ends = text.end_of(tokenizer.load(base.folder), base.config, chat)
 

@@ -136,4 +136,4 @@ def load(folder: Path, device: str = "cpu") -> Classifier:
     source = folder if (folder / "tokenizer.json").exists() else abouts.base_of(about).folder
     calibrated = folder / abouts.CALIBRATION
     calibration = read_json(calibrated) if calibrated.exists() else {"temperature": 1.0, "abstention": None}
-    return Classifier(about, model, tokenizer.load(source), calibration, device)
+    return Classifier(about, model, tokenizer.load(source, about.prefix, about.pad_id), calibration, device)

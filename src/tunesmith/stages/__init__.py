@@ -98,7 +98,7 @@ def reader(base: Base, recipe: Recipe) -> Reader:
 
     # A prefix takes places of the base's limit.
     limit = min(recipe.model.max_tokens or base.max_tokens, base.max_tokens - methods.places(recipe.method))
-    return Reader(tokenizer.load(base.folder), limit, recipe.model.truncation, cache())
+    return Reader(tokenizer.load(base.folder, recipe.model.prefix), limit, recipe.model.truncation, cache())
 
 
 def embedder(base: Base, recipe: Recipe, progress: Callable[[int, int], None] = lambda done, of: None) -> Callable[[Sequence[str]], Any]:
@@ -111,7 +111,7 @@ def embedder(base: Base, recipe: Recipe, progress: Callable[[int, int], None] = 
 
         read = reader(base, recipe)
         tokens = encode.encode(read.tokenizer, list(texts), None, read.limit, read.truncation)
-        return features.vectors(base, TokenExamples(tokens, Targets(None), read.tokenizer.pad_id), "mean", progress).vectors_ND.numpy()
+        return features.vectors(base, TokenExamples(tokens, Targets(None), read.tokenizer.pad_id), None, progress).vectors_ND.numpy()
 
     return vectors
 

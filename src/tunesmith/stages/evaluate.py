@@ -131,7 +131,7 @@ def _some_of_each(labels: Any) -> Any:
 def _vectors(context: Context, table: Any) -> Any:
     from tunesmith.models import features
 
-    return features.vectors(context.base, unlabelled(context, table), "mean", context.progress("embed")).vectors_ND.numpy()
+    return features.vectors(context.base, unlabelled(context, table), None, context.progress("embed")).vectors_ND.numpy()
 
 
 def _logits(context: Context, classifier: Classifier, table: Any) -> Any:

@@ -46,6 +46,9 @@ def _work(context: Context, belongs: str) -> dict[str, Any]:
     run, recipe = context.run, context.recipe
     data = run.folder / "data"
     objective = objectives.get(recipe.objective.kind).make(recipe.objective, context.base, data)
+    if objective.writing is not None and recipe.model.prefix:
+        what = f"`model.prefix={recipe.model.prefix!r}` is put before texts that are read, and `{recipe.objective.kind}` learns texts as they are"
+        raise UserError(what, "recipe, `model.prefix`", "leave it out, or put it into the rows")
     sides = [side for side in ("train", "valid") if (data / f"{side}.parquet").exists()]
     read = reader(context.base, recipe)
     given = {side: objective.examples(data / f"{side}.parquet", read) for side in sides}
@@ -85,7 +88,8 @@ def _one(
 
     from tunesmith import methods
     from tunesmith.models import about as abouts
-    from tunesmith.models import llama, vocabulary
+    from tunesmith.models import llama, load, vocabulary
+    from tunesmith.stages.self_checks import SelfChecks
     from tunesmith.training import loop
 
     run, recipe, base = context.run, context.recipe, context.base
@@ -94,17 +98,26 @@ def _one(
     method = methods.get(recipe.method.kind)
     head = objective.head(recipe.model.dropout)
     model = method.adapt(base, head, recipe.method)
+    for name in load.require_learned(model, base) if first else []:
+        run.emit({"kind": "note", "text": f"{base.name} comes without weights for `{name}`: it begins at random, and is learned with the head"})
     llama.configure(model, settings.noise, settings.recompute, settings.compile)
+    checks = SelfChecks(objective, given["train"])
+    expected = checks.reference(model)
     examples = {side: method.examples(model, one, base, context.progress("embed")) for side, one in given.items()}
     fingerprints = [one.fingerprint() for one in examples.values()]
-    table, used = vocabulary.compact(model, list(examples.values()))
+    table = vocabulary.compact(model, list(examples.values()))
+    if not checks.adapted(model, examples["train"], expected) and load.slow_down(model):
+        run.emit({"kind": "warning", "text": f"the faster forward does not fit {base.name}: transformers' own is used"})
+        examples = {side: method.examples(model, one, base, context.progress("embed")) for side, one in given.items()}
+        checks.adapted(model, examples["train"], expected)
+    checks.require()
     # Seeded anew: what adapting and embedding drew depends on a warm or cold cache, and must not decide dropout.
     torch.manual_seed(seed + 1_000_003)
     outcome = loop.train(
         model,
         objective,
-        used[0],
-        used[1] if "valid" in examples else None,
+        examples["train"],
+        examples.get("valid"),
         settings,
         machine,
         run.folder / "checkpoints" if first else run.folder / "checkpoints" / f"seed-{seed}",
@@ -114,7 +127,7 @@ def _one(
     )
     vocabulary.restore(model, table, outcome.decay)
     model.to("cpu")
-    limit = reader(base, recipe).limit
+    read = reader(base, recipe)
     about = abouts.About(
         recipe.objective.kind,
         recipe.method.kind,
@@ -122,13 +135,18 @@ def _one(
         base.sha256,
         head.labels or [],
         head.multi_label,
-        limit,
+        read.limit,
         recipe.model.truncation,
         objective.writing,
+        recipe.model.prefix,
+        read.tokenizer.pad_id,
     )
     with staged_folder(folder) as staging:
         method.save(model, base, staging)
         abouts.write(about, staging)
+        saved = method.load(methods.Saved(staging, head, lambda: base))
+        checks.saved(model, examples["train"], saved)
+        checks.require()
         if "valid" in given and head.labels is not None:
             write_json(staging / abouts.CALIBRATION, _calibrate(context, staging, context.tables()["valid"]))
     state = outcome.state
@@ -140,6 +158,7 @@ def _one(
         "peak_memory_mb": round(outcome.peak_memory_mb, 1),
         "kept_step": outcome.kept_step,
         "skipped_steps": state.skipped,
+        "self_checks": checks.facts(),
         "stopped_early": state.ended == "early",
         "seed": seed,
         "score": tuple(state.best_score),

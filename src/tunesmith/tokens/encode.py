@@ -86,6 +86,8 @@ def encode(
     Raises:
         UserError: windows, tail or head_tail are asked for pairs.
     """
+    if tokenizer.before:
+        texts = [tokenizer.before + text for text in texts]
     if pairs is not None and any(pair is not None for pair in pairs):
         return _encode_pairs(tokenizer, texts, pairs, max_tokens, truncation)
     special = len(tokenizer.prefix) + len(tokenizer.suffix)

@@ -16,7 +16,7 @@ class Tokenizer:
     """A fast tokenizer and what surrounds one text.
 
     Attributes: library (a `tokenizers.Tokenizer` without truncation or padding), words (the same, faster, for the bare ids of many texts), prefix and
-    suffix (ids put around one text), pad_id, typed (whether the second text of a pair has type ids of its own).
+    suffix (ids put around one text), pad_id, typed (whether the second text of a pair has type ids of its own), before (text put before every text).
     """
 
     library: Any
@@ -25,10 +25,24 @@ class Tokenizer:
     suffix: tuple[int, ...]
     pad_id: int
     typed: bool
+    before: str = ""
 
 
-def load(folder: Path) -> Tokenizer:
+BEHIND_PADDING = (
+    *("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "roberta-prelayernorm", "longformer", "ibert", "data2vec-text", "xmod"),
+    *("lilt", "luke", "markuplm", "layoutlmv3", "esm"),
+)
+"""`model_type` of bases that number positions from behind the padding id, and find padding by that id of their config.
+Source: the callers of `create_position_ids_from_input_ids` in transformers 5.23."""
+
+
+def load(folder: Path, before: str = "", pad_id: int | None = None) -> Tokenizer:
     """Load `tokenizer.json` from a base's folder.
+
+    Args:
+        folder: of a base, or of a saved model.
+        before: text to put before every text.
+        pad_id: the id that fills rows up; None finds it in the folder.
 
     Raises:
         UserError: it is not there or not readable.
@@ -48,22 +62,40 @@ def load(folder: Path) -> Tokenizer:
     whole = library.encode("a").ids
     start = next((i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare), 0)
     pair = library.encode("a", "b")
-    config = folder / "tokenizer_config.json"
-    pad = read_json(config).get("pad_token") if config.exists() else None
-    pad = pad.get("content") if isinstance(pad, dict) else pad
-    known = [library.token_to_id(token) for token in (pad, "[PAD]", "<pad>") if token]
-    pad_id = next((one for one in known if one is not None), 0)
-    return Tokenizer(library, Words(library), tuple(whole[:start]), tuple(whole[start + len(bare) :]), pad_id, any(pair.type_ids))
+    around = tuple(whole[:start]), tuple(whole[start + len(bare) :])
+    return Tokenizer(library, Words(library), *around, _pad_id(folder, library) if pad_id is None else pad_id, any(pair.type_ids), before)
+
+
+def _pad_id(folder: Path, library: Any) -> int:
+    """The id that fills rows up: the tokenizer's, else the model's, else the one that ends a text.
+
+    A base that finds padding by its own id (`BEHIND_PADDING`) gets that one. All others are told by the attention mask.
+    """
+    facts, config = (read_json(path) if (path := folder / name).exists() else {} for name in ("tokenizer_config.json", "config.json"))
+
+    def named(key: str) -> int | None:
+        token = facts.get(key)
+        token = token.get("content") if isinstance(token, dict) else token
+        found: int | None = library.token_to_id(token) if token else None
+        return found
+
+    of_model = config.get("pad_token_id")
+    if config.get("model_type") in BEHIND_PADDING and isinstance(of_model, int):
+        return of_model
+    ends = config.get("eos_token_id")
+    candidates = [named("pad_token"), of_model, library.token_to_id("[PAD]"), library.token_to_id("<pad>"), named("eos_token")]
+    candidates += ends if isinstance(ends, list) else [ends]
+    return next((one for one in candidates if isinstance(one, int) and one >= 0), 0)
 
 
 def as_json(tokenizer: Tokenizer) -> dict[str, Any]:
     """A tokenizer as values of JSON, for another process."""
-    return {"library": tokenizer.library.to_str(), "around": [tokenizer.prefix, tokenizer.suffix, tokenizer.pad_id, tokenizer.typed]}
+    return {"library": tokenizer.library.to_str(), "around": [tokenizer.prefix, tokenizer.suffix, tokenizer.pad_id, tokenizer.typed, tokenizer.before]}
 
 
 def from_json(values: dict[str, Any]) -> Tokenizer:
     """The tokenizer again."""
     from tokenizers import Tokenizer as Library
 
-    library, (before, behind, pad_id, typed) = Library.from_str(values["library"]), values["around"]
-    return Tokenizer(library, Words(library), tuple(before), tuple(behind), pad_id, typed)
+    library, (prefix, suffix, pad_id, typed, before) = Library.from_str(values["library"]), values["around"]
+    return Tokenizer(library, Words(library), tuple(prefix), tuple(suffix), pad_id, typed, before)
