@@ -19,13 +19,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "roberta": SMALL | {"pad_token_id": 0},
     "distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "vocab_size": 96, "max_position_embeddings": 64},
     "llama": SMALL | {"num_key_value_heads": 2, "pad_token_id": 0},
+    "mistral": SMALL | {"num_key_value_heads": 2, "pad_token_id": 0, "sliding_window": 8},
+    "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 96, "pad_token_id": 0, "decoder_start_token_id": 0},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 96, "n_positions": 64, "pad_token_id": 0},
 }
-FITS = [("roberta", "prefix"), ("roberta", "prompt"), ("distilbert", "prompt"), ("llama", "prefix")]
+FITS = [("roberta", "prefix"), ("roberta", "prompt"), ("distilbert", "prompt"), ("llama", "prefix"), ("llama", "prompt"), ("gpt2", "prefix"), ("gpt2", "prompt")]
 REFUSED = [
     ("distilbert", "prefix", ["a"], "takes no keys and values from outside", "style: prompt"),
-    ("gpt2", "prefix", ["a"], "takes no keys and values from outside", "use lora"),
-    ("llama", "prompt", ["a"], "reads the last token of each row", "style: prefix"),
+    ("t5", "prefix", ["a"], "is an encoder-decoder", "use lora or full"),
+    ("mistral", "prefix", ["a"], "sees the 8 places before it alone", "style: prompt"),
     ("gpt2", "prefix", None, "writes texts with bases of the kinds llama, mistral, qwen2; this is `gpt2`", "use lora or bottleneck"),
     ("gpt2", "prompt", None, "writes texts with bases of the kinds llama, mistral, qwen2; this is `gpt2`", "use lora or bottleneck"),
 ]
@@ -35,7 +37,7 @@ def base_of(folder: Path, kind: str) -> catalog.Base:
     from transformers import AutoConfig, AutoModel
 
     torch.manual_seed(0)
-    AutoModel.from_config(AutoConfig.for_model(kind, initializer_range=0.2, **KINDS[kind])).save_pretrained(folder / kind)
+    AutoModel.from_config(AutoConfig.for_model(kind, **{"initializer_range": 0.2} | KINDS[kind])).save_pretrained(folder / kind)
     return catalog.resolve(catalog.ModelSettings(base=str(folder / kind)))
 
 

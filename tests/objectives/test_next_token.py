@@ -324,7 +324,7 @@ def test_scaled_and_capped_logits_have_the_gradients_of_torch(monkeypatch: pytes
     monkeypatch.setattr(next_token, "CHUNK_NUMBERS", 23 * 5 + 3)
     ours, targets_U = given(30)
     theirs, _ = given(30)
-    total, plain, _ = chunked_loss(ours[0], Vocabulary(*ours[1:], scale=scale, cap=cap), targets_U, smoothing)
+    total, _, _ = chunked_loss(ours[0], Vocabulary(*ours[1:], scale=scale, cap=cap), targets_U, smoothing)
     logits_UV = F.linear(*theirs) * scale
     logits_UV = cap * torch.tanh(logits_UV / cap) if cap else logits_UV
     expected = F.cross_entropy(logits_UV, targets_U, reduction="sum", label_smoothing=smoothing)

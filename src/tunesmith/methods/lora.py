@@ -95,11 +95,14 @@ def wrapped(model: nn.Module, base: Base, head: Head, settings: LowRankSettings)
         modules_to_save=whole,
         exclude_modules=whole if targets == "all-linear" else None,
     )
+    names = sorted({name.rsplit(".", 1)[-1] for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)})
     try:
         adapted: nn.Module = get_peft_model(model, config)
         return adapted
     except ValueError as error:
-        names = sorted({name.rsplit(".", 1)[-1] for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)})
+        if targets == "all-linear":
+            reason = str(error).strip().split("\n")[0][:200]
+            raise UserError(f"PEFT cannot adapt all linear layers of {base.name} ({reason})", "recipe, `method`", "use full or freeze") from error
         raise UserError(f"`method.targets={targets}` matches no layer of {base.name}", "recipe", f"its linear layers are {some(names)}") from error
 
 

@@ -192,7 +192,7 @@ def classifier(base: Base, labels: list[str], multi_label: bool, dropout: float 
     model: Any = pretrained(AutoModelForSequenceClassification, base.folder, num_labels=len(labels), problem_type=kind, **names, **extra)
     if last_token.accelerate(model) or getattr(model.config, "pad_token_id", None) is None:
         # Ours reads the attention mask. Whoever opens the saved model without us finds padding by this id.
-        model.config.get_text_config().pad_token_id = tokenizer.load(base.folder).pad_id
+        model.config.get_text_config().pad_token_id = tokenizer.pad_of(base.folder)
     bert.accelerate(model)
     made: nn.Module = model
     return made

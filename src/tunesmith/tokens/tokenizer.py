@@ -63,27 +63,36 @@ def load(folder: Path, before: str = "", pad_id: int | None = None) -> Tokenizer
     start = next((i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare), 0)
     pair = library.encode("a", "b")
     around = tuple(whole[:start]), tuple(whole[start + len(bare) :])
-    return Tokenizer(library, Words(library), *around, _pad_id(folder, library) if pad_id is None else pad_id, any(pair.type_ids), before)
+    return Tokenizer(library, Words(library), *around, pad_of(folder, library) if pad_id is None else pad_id, any(pair.type_ids), before)
 
 
-def _pad_id(folder: Path, library: Any) -> int:
+def pad_of(folder: Path, library: Any = None) -> int:
     """The id that fills rows up: the tokenizer's, else the model's, else the one that ends a text.
 
     A base that finds padding by its own id (`BEHIND_PADDING`) gets that one. All others are told by the attention mask.
+
+    Args:
+        folder: of a base, or of a saved model.
+        library: its `tokenizers.Tokenizer`; None reads it.
     """
+    if library is None and (folder / "tokenizer.json").exists():
+        library = load(folder).library
     facts, config = (read_json(path) if (path := folder / name).exists() else {} for name in ("tokenizer_config.json", "config.json"))
 
     def named(key: str) -> int | None:
         token = facts.get(key)
         token = token.get("content") if isinstance(token, dict) else token
-        found: int | None = library.token_to_id(token) if token else None
+        return known(token) if token else None
+
+    def known(token: str) -> int | None:
+        found: int | None = None if library is None else library.token_to_id(token)
         return found
 
     of_model = config.get("pad_token_id")
     if config.get("model_type") in BEHIND_PADDING and isinstance(of_model, int):
         return of_model
     ends = config.get("eos_token_id")
-    candidates = [named("pad_token"), of_model, library.token_to_id("[PAD]"), library.token_to_id("<pad>"), named("eos_token")]
+    candidates = [named("pad_token"), of_model, known("[PAD]"), known("<pad>"), named("eos_token")]
     candidates += ends if isinstance(ends, list) else [ends]
     return next((one for one in candidates if isinstance(one, int) and one >= 0), 0)
 
