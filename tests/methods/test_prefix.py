@@ -23,7 +23,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 96, "pad_token_id": 0, "decoder_start_token_id": 0},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 96, "n_positions": 64, "pad_token_id": 0},
 }
-FITS = [("roberta", "prefix"), ("roberta", "prompt"), ("distilbert", "prompt"), ("llama", "prefix"), ("llama", "prompt"), ("gpt2", "prefix"), ("gpt2", "prompt")]
+FITS = [
+    *(("roberta", "prefix"), ("roberta", "prompt"), ("distilbert", "prompt")),
+    *(("llama", "prefix"), ("llama", "prompt"), ("gpt2", "prefix"), ("gpt2", "prompt")),
+]
 REFUSED = [
     ("distilbert", "prefix", ["a"], "takes no keys and values from outside", "style: prompt"),
     ("t5", "prefix", ["a"], "is an encoder-decoder", "use lora or full"),

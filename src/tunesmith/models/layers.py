@@ -93,7 +93,7 @@ def cached(model: Any, examples: TokenExamples | TextExamples, progress: Callabl
     """
     if isinstance(examples, TextExamples):
         return _cached_text(model, examples, progress) if hasattr(model, "fast_states") else examples
-    if model.config.model_type not in bert.KINDS:
+    if not bert.accelerated(model):
         return examples
     states_TD = _room(len(examples.tokens.ids_T), model.config.hidden_size)
     done = 0

@@ -20,9 +20,13 @@ from tunesmith.models.catalog import Base
 from tunesmith.tokens import tokenizer
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from torch import nn
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt", "chat_template.jinja")
+MOST_APART = 1e-3
+"""Share of the largest state by which a faster forward's states may differ: see `ALLOWED` in stages/self_checks.py for the reason."""
 HEADS = ("classifier", "score", "classification_head", "pre_classifier")
 """What transformers' classifiers call the parts that every new task begins at random."""
 
@@ -68,7 +72,7 @@ def encoder(base: Base) -> nn.Module:
     if random:
         what = f"its folder has no weights for {some(random, 3)}, so its vectors would be random"
         raise UserError(what, str(base.folder), "choose another base, or fetch this one again")
-    bert.accelerate(model)
+    _accelerate(model, bert)
     model.eval()
     return model  # type: ignore[no-any-return]  # transformers' classes behind Any
 
@@ -84,16 +88,30 @@ def plain(model: nn.Module) -> Iterator[None]:
             one.forward = forward
 
 
-def slow_down(model: nn.Module) -> bool:
-    """Take our own forwards out of a model for good.
+def _accelerate(model: Any, file: ModuleType) -> None:
+    """Give a model the faster forward of one of our files, and take it away again where it does not compute what transformers computes.
 
-    Returns:
-        Whether it had any.
+    A base may be of a kind that the file knows and still differ, by a config key that came later than the file.
     """
-    ours = [(one, name) for one in model.modules() for name in ("forward", "fast_states") if _is_ours(one, name)]
-    for one, name in ours:
-        del vars(one)[name]
-    return bool(ours)
+    if not file.accelerate(model):
+        return
+    import torch
+
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        ours, theirs = file.probe(model)
+    model.train(training)
+    if not float((ours - theirs).abs().max()) <= MOST_APART * float(theirs.abs().max()):  # NaN does not fit either
+        for name in ("forward", "fast_states"):
+            vars(model).pop(name, None)
+        model.is_slow = True
+
+
+def is_slow(model: nn.Module) -> bool:
+    """Whether a model is of a kind that one of our faster forwards knows and does not fit; it may be wrapped by PEFT."""
+    wrapped: Any = model
+    return bool(getattr(wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped, "is_slow", False))
 
 
 def _is_ours(module: nn.Module, name: str) -> bool:
@@ -117,7 +135,7 @@ def saved(folder: Path, head: Head) -> nn.Module:
     from tunesmith.models import llama
 
     model: nn.Module = pretrained(AutoModelForCausalLM, folder)
-    llama.accelerate(model)
+    _accelerate(model, llama)
     model.eval()
     return model
 
@@ -141,7 +159,7 @@ def language_model(base: Base, dropout: float | None = None) -> nn.Module:
             config = AutoConfig.from_pretrained(base.folder, local_files_only=True, **extra)
             model = library.from_config(config)
         model.random_parts = ()  # all of them are meant to be, and all learn
-    llama.accelerate(model)
+    _accelerate(model, llama)
     made: nn.Module = model
     return made
 
@@ -193,7 +211,7 @@ def classifier(base: Base, labels: list[str], multi_label: bool, dropout: float 
     if last_token.accelerate(model) or getattr(model.config, "pad_token_id", None) is None:
         # Ours reads the attention mask. Whoever opens the saved model without us finds padding by this id.
         model.config.get_text_config().pad_token_id = tokenizer.pad_of(base.folder)
-    bert.accelerate(model)
+    _accelerate(model, bert)
     made: nn.Module = model
     return made
 
@@ -206,7 +224,7 @@ def saved_classifier(folder: Path) -> nn.Module:
 
     model: nn.Module = pretrained(AutoModelForSequenceClassification, folder)
     last_token.accelerate(model)
-    bert.accelerate(model)
+    _accelerate(model, bert)
     model.eval()
     return model
 

@@ -3,7 +3,7 @@
 A cell is right when three losses over the validation rows are equal: the one told in training, the saved model's, and transformers' own forward on
 each row alone, unpadded; and when a row's scores are the same alone and among others. Else it must be refused before training, with a remedy.
 
-`python tests/models/matrix.py [--write docs/methods.md] [BASE ...]` prints the whole matrix (`make bases`).
+`python tests/bases_matrix.py [--write docs/methods.md] [BASE ...]` prints the whole matrix (`make bases`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    sys.path.insert(0, str(Path(__file__).parent.parent))
+    sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import released
