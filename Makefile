@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run test lint search durability postgres clean
+.PHONY: run test lint search durability bases postgres clean
 
 run: $(VENV)/installed
 	$(BIN)/tunesmith run recipes/quickstart.yaml
@@ -22,6 +22,9 @@ search: $(VENV)/installed-dev
 
 durability: $(VENV)/installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal -m slow tests/durability
+
+bases: $(VENV)/installed-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/bases_matrix.py
 
 postgres: $(VENV)/installed-dev
 	tests/postgres/run.sh $(BIN)/pytest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,9 +32,9 @@ class ModelSettings(Settings):
     truncation: Truncation = "head"
     """What is kept of a longer text: head, tail, head_tail, or windows (all of it, in overlapping windows whose logits are averaged)."""
     dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout while training, everywhere in the base. null: the base's own."""
+    """Dropout while training, for every rate in the base's config. null: the base's own."""
     prefix: str = ""
-    """Put before every text, where the base was trained with one ("query: "). The data report proposes it where the base's folder names one."""
+    """Text to put before every text that is read, where the base was trained with one ("query: "). A run proposes it where the base's folder names one."""
     scratch: ScratchSettings | None = None
     """Begin with a new model of this size, with random weights and a tokenizer trained on the rows, in place of a base. null: no."""
 
@@ -175,10 +176,14 @@ def _pooling(folder: Path) -> Pooling | Literal[""]:
 
 
 def _prefixes(folder: Path) -> dict[str, str]:
-    """The prompts in a sentence encoder's folder, as sentence-transformers writes them: name -> text before a text."""
-    path = folder / "config_sentence_transformers.json"
+    """Texts that a sentence encoder wants before a text, by their names: sentence-transformers' prompts, else what the model card quotes."""
+    path, card = folder / "config_sentence_transformers.json", folder / "README.md"
     facts = read_json(path) if path.exists() else {}
-    return {str(name): text for name, text in (facts.get("prompts") or {}).items() if isinstance(text, str) and text}
+    named = {str(name): text for name, text in (facts.get("prompts") or {}).items() if isinstance(text, str) and text}
+    if not named and card.exists():
+        text = card.read_text("utf-8", "replace")
+        named = {name: f"{name}: " for name in ("query", "passage") if re.search(rf"""["'`]{name}: ?[^\n]{{0,200}}["'`]""", text)}
+    return named
 
 
 def made(settings: ScratchSettings, folder: Path | None = None) -> Base:

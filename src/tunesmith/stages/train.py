@@ -57,6 +57,9 @@ def _work(context: Context, belongs: str) -> dict[str, Any]:
     longest = context.base.max_tokens - methods.places(recipe.method)
     report = token_report(given["train"], read, longest, recipe.train.micro_rows or recipe.train.batch_rows)
     run.emit({"kind": "warning" if report["cut_rows"] else "note", "text": report["said"]})
+    if (wanted := context.base.prefixes) and objective.writing is None and not recipe.model.prefix:
+        shown = ", ".join(f"{text!r} ({name})" for name, text in wanted.items())
+        run.emit({"kind": "note", "text": f"{context.base.name} was trained with a text before each text: {shown}; try model.prefix"})
     machine = _machine(context)
     seeds = _seeds(recipe)
     trained = []
