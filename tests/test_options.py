@@ -7,11 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from samples import colour_rows, write_csv
 
 import tunesmith
 from tunesmith import pipeline, recipe
+from tunesmith.data import rows
+from tunesmith.evaluation import baselines, classification, cuts
 from tunesmith.runs import Run
 from tunesmith.stages import compare
 
@@ -124,6 +127,13 @@ def _the_cuts_decide_everywhere(run: Any, runs: Path) -> None:
     assert len(kept["cuts"]["by_label"]) == len(names) == len(kept["cuts"]["positives"])
     split = json.loads((folder / "evaluation.json").read_text())["splits"]["test"]
     assert split["cuts"]["by_label"] == kept["cuts"]["by_label"] and len(split["cuts"]["here"]["cut"]) == len(split["cuts"]["curve"]["cut"])
+    read = {side: rows.read(folder / "data" / f"{side}.parquet") for side in ("train", "valid", "test")}
+    texts_of = {side: [f"{a} {b}" for a, b in zip(rows.strings(one, "text"), rows.strings(one, "text_pair"), strict=True)] for side, one in read.items()}
+    truth = {side: np.array([[name in one for name in names] for one in rows.label_lists(table)]) for side, table in read.items()}
+    classic = baselines.tfidf(texts_of["train"], truth["train"], texts_of["valid"] + texts_of["test"], len(names))
+    _, cut_C = cuts.fit(truth["valid"], classic[: len(truth["valid"])])
+    wanted = classification.scores(truth["test"], classic[len(truth["valid"]) :], cut_C)
+    assert split["models"]["tfidf"]["macro_f1"]["value"] == pytest.approx(wanted["macro_f1"])  # the baseline's cuts are chosen by the same rule
     page = (folder / "report.html").read_text()
     assert f"{kept['cuts']['rows']} validation rows" in page and "From which probability a label is given" in page
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
