@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from samples import colour_rows, write_csv
 
 import tunesmith
 from tunesmith import pipeline, recipe
+from tunesmith.data import rows
+from tunesmith.evaluation import baselines, classification, cuts
+from tunesmith.runs import Run
+from tunesmith.stages import compare
 
 
 def test_several_seeds_report_mean_and_spread_and_keep_the_best(recipe_file: Path, tmp_path: Path) -> None:
@@ -109,6 +116,45 @@ def test_several_labels_a_row_and_pairs_of_texts(tmp_path: Path, tiny_base: Path
     assert run.evaluation is not None and run.evaluation.headline == "micro_f1"
     answer = run.predict(["a leaf and some grass"], ["second 1"])[0]
     assert set(answer.probabilities) == {"red", "green", "blue", "even"} and set(answer.labels) <= set(answer.probabilities)
+    _the_cuts_decide_everywhere(run, tmp_path / "runs")
+
+
+def _the_cuts_decide_everywhere(run: Any, runs: Path) -> None:
+    """Predictions, figures and comparisons give a label from its cut in calibration.json; without cuts, from 0.5."""
+    folder, calibrated = run.folder, run.folder / "model" / "calibration.json"
+    kept = json.loads(calibrated.read_text())
+    names = json.loads((folder / "data" / "labels.json").read_text())["labels"]
+    assert len(kept["cuts"]["by_label"]) == len(names) == len(kept["cuts"]["positives"])
+    split = json.loads((folder / "evaluation.json").read_text())["splits"]["test"]
+    assert split["cuts"]["by_label"] == kept["cuts"]["by_label"] and len(split["cuts"]["here"]["cut"]) == len(split["cuts"]["curve"]["cut"])
+    read = {side: rows.read(folder / "data" / f"{side}.parquet") for side in ("train", "valid", "test")}
+    texts_of = {side: [f"{a} {b}" for a, b in zip(rows.strings(one, "text"), rows.strings(one, "text_pair"), strict=True)] for side, one in read.items()}
+    truth = {side: np.array([[name in one for name in names] for one in rows.label_lists(table)]) for side, table in read.items()}
+    classic = baselines.tfidf(texts_of["train"], truth["train"], texts_of["valid"] + texts_of["test"], len(names))
+    _, cut_C = cuts.fit(truth["valid"], classic[: len(truth["valid"])])
+    wanted = classification.scores(truth["test"], classic[len(truth["valid"]) :], cut_C)
+    assert split["models"]["tfidf"]["macro_f1"]["value"] == pytest.approx(wanted["macro_f1"])  # the baseline's cuts are chosen by the same rule
+    page = (folder / "report.html").read_text()
+    assert f"{kept['cuts']['rows']} validation rows" in page and "From which probability a label is given" in page
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    valid = [event for event in events if event["kind"] == "valid"]
+    assert all(event["best_cut_micro_f1"] >= event["micro_f1"] for event in valid)
+    shutil.copytree(folder, runs / "nothing")
+    changed = {**kept, "cuts": {**kept["cuts"], "by_label": [0.98 if name == "red" else 0.02 for name in names]}}
+    (runs / "nothing" / "model" / "calibration.json").write_text(json.dumps(changed))
+    texts, pairs = ["a leaf and some grass", "the red rose"], ["second 1", "second 0"]
+    odd, plain = tunesmith.load(runs / "nothing").predict(texts, pairs), run.predict(texts, pairs)
+    for one, before in zip(odd, plain, strict=True):
+        assert one.labels == [name for name in names if name != "red"] and one.probabilities == before.probabilities
+        assert one.probability == min(one.probabilities[name] for name in one.labels)
+        assert before.labels == [name for name, cut in zip(names, kept["cuts"]["by_label"], strict=True) if before.probabilities[name] >= cut]
+    compared = compare.against(Run(folder), Run(runs / "nothing"), resamples=50)["splits"]["test"]["models"]
+    assert compared["tuned"]["micro_f1"]["value"] == split["models"]["tuned"]["micro_f1"]["value"]
+    assert compared["nothing"]["macro_recall"]["value"] == pytest.approx(0.75) and compared["tuned"]["ece"] == compared["nothing"]["ece"]
+    del changed["cuts"]
+    (runs / "nothing" / "model" / "calibration.json").write_text(json.dumps(changed))
+    for one in tunesmith.load(runs / "nothing").predict(texts, pairs):
+        assert one.labels == [name for name, chance in one.probabilities.items() if chance >= 0.5]
 
 
 def test_drift_will_have_something_to_be_measured_against(recipe_file: Path, tmp_path: Path) -> None:

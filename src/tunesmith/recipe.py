@@ -103,6 +103,12 @@ class Recipe(Settings):
             raise ValueError(f"model.scratch takes method: full, found {self.method.kind}; random weights that do not learn are worth nothing")
         return self
 
+    @model_validator(mode="after")
+    def _a_loss_for_several_labels_has_several(self) -> Recipe:
+        if isinstance(self.objective, ClassificationSettings) and self.objective.loss == "asymmetric" and not self.data.multi_label:
+            raise ValueError("objective.loss: asymmetric needs data.multi_label: true; with one label a row take focal or cross_entropy")
+        return self
+
     @field_validator("objective", mode="before")
     @classmethod
     def _kind_by_its_keys(cls, value: Any, info: ValidationInfo) -> Any:

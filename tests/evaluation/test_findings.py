@@ -187,3 +187,88 @@ def test_several_labels_a_row_have_sections_too():
     made = findings.sections(found)
     assert not blocks(made, Heatmap) and {item[0] for item in blocks(made, Quotes)[0].items[0]} >= {"row", "confidence"}
     assert "all labels right" in " ".join(findings.verdict(found)[1])
+
+
+MICRO_BETTER = line("tfidf", 0.01, 0.004, 0.016, 0.001, "micro_f1")
+MICRO_WORSE = line("tfidf", -0.01, -0.016, -0.004, 0.001, "micro_f1")
+MICRO_UNCLEAR = line("tfidf", 0.001, -0.03, 0.03, 0.9, "micro_f1")
+
+
+def two_metrics(*lines, headline="micro_f1"):
+    """An evaluation with comparisons in several metrics."""
+    found = an_evaluation(*lines, metric=headline)
+    for c in lines:
+        for name in ("tuned", c["against"]):
+            value = 0.5 if name == "tuned" else 0.5 - c["difference"]
+            found["splits"]["test"]["models"][name][c["metric"]] = {"value": value, "low": value - 0.01, "high": value + 0.01}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("lines", "headline", "tone"),
+    [
+        (
+            [MICRO_BETTER, WORSE],
+            "The tuned model is better than TF-IDF with logistic regression by micro F1; by macro F1 it is worse than TF-IDF with logistic regression",
+            "warn",
+        ),
+        ([MICRO_BETTER, UNCLEAR | {"against": "tfidf"}], "by micro F1; by macro F1 it is not shown to be better than TF-IDF with logistic regression", "warn"),
+        ([MICRO_WORSE, BETTER], "worse than TF-IDF with logistic regression by micro F1; by macro F1 it is better than TF-IDF", "bad"),
+        ([MICRO_UNCLEAR, BETTER], "NOT shown to be better than TF-IDF with logistic regression by micro F1; by macro F1 it is better than TF-IDF", "warn"),
+    ],
+)
+def test_macro_f1_that_disagrees_is_named(lines, headline, tone):
+    found = findings.verdict(two_metrics(*lines))
+    assert headline in found[0] and found[2] == tone
+    assert sum("By macro F1, in which rare labels count as much as common ones, it is otherwise." in one for one in found[1]) == 1
+
+
+def test_a_verdict_whose_metrics_agree_names_one():
+    for lines in ([MICRO_BETTER, BETTER], [MICRO_WORSE, WORSE], [MICRO_WORSE, UNCLEAR | {"against": "tfidf"}], [MICRO_UNCLEAR, WORSE]):
+        found = findings.verdict(two_metrics(*lines))
+        assert "macro" not in found[0] and "otherwise" not in " ".join(found[1])
+    assert findings.verdict(two_metrics(MICRO_BETTER, BETTER))[2] == "good"
+
+
+def test_each_baseline_is_named_with_what_macro_f1_says_of_it():
+    lines = [MICRO_BETTER, MICRO_BETTER | {"against": "base"}, WORSE, EQUAL]
+    headline, sentences, _ = findings.verdict(two_metrics(*lines))
+    assert headline.endswith("by macro F1 it is worse than TF-IDF with logistic regression and not shown to be better than the untuned base")
+    assert "Worse than TF-IDF with logistic regression: macro F1 is 5.0 points lower (50.0 % against 55.0 %" in sentences[2]
+    assert "As good as the untuned base" in sentences[4]
+
+
+def test_with_one_label_a_row_accuracy_is_named_where_it_says_the_contrary():
+    worse, unclear = (WORSE | {"metric": "accuracy"}, UNCLEAR | {"metric": "accuracy", "against": "tfidf"})
+    headline, sentences, tone = findings.verdict(two_metrics(BETTER, worse, headline="macro_f1"))
+    assert headline.endswith("by macro F1; by accuracy it is worse than TF-IDF with logistic regression") and tone == "warn"
+    assert any(one.startswith("By accuracy it is otherwise. Worse than") for one in sentences)
+    assert findings.verdict(two_metrics(BETTER, unclear, headline="macro_f1"))[2] == "good"
+
+
+def test_the_report_says_how_cuts_were_chosen_and_shows_f1_over_the_cut():
+    from dataclasses import asdict
+
+    from tunesmith.evaluation import cuts
+
+    rng = np.random.default_rng(0)
+    labels = rng.random((200, 3)) < [0.03, 0.2, 0.4]
+    models = {"tuned": np.clip(labels * 0.3 + 0.5 * rng.random((200, 3)), 0, 1)}
+    chosen = asdict(cuts.choose(labels[:100], models["tuned"][:100]))
+    found = evaluate(models, labels, list("abc"), resamples=100, thresholds={"tuned": cuts.of({"cuts": chosen})})
+    split = found["splits"]["test"]
+    split["cuts"] = cuts.shown(chosen, labels, models["tuned"])
+    made = {section.name: section for section in findings.sections(found)}
+    (lines,) = blocks([made["cuts"]], Lines)
+    assert [one.name for one in lines.series] == ["micro F1, validation", "macro F1, validation", "micro F1, test", "macro F1, test"]
+    assert lines.marks == [(chosen["common"], f"common cut {chosen['common']:.2f}")] and "chose nothing" in lines.caption
+    words = " ".join(block.text for block in blocks([made["cuts"]], Words))
+    assert "chosen on 100 validation rows after calibration" in words and "of 3 labels have fewer than 10 validation rows" in words
+    assert f"macro F1 is {100 * chosen['held_out']['chosen']['macro_f1']:.1f} % with cuts chosen so" in words
+    (table,) = blocks([made["labels"]], Table)
+    assert table.columns[-2:] == ["Cut", "Validation rows"]
+    for row in table.rows:
+        assert list(row[-2:]) == [chosen["by_label"]["abc".index(row[0])], chosen["positives"]["abc".index(row[0])]]
+    found["splits"] = {"valid": split}
+    only = next(section for section in findings.sections(found, split="valid") if section.name == "cuts")
+    assert [one.name for one in blocks([only], Lines)[0].series] == ["micro F1, validation", "macro F1, validation"]

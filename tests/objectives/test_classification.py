@@ -127,3 +127,20 @@ def test_a_loss_in_parts_adds_up_to_the_whole(logits_BC: torch.Tensor) -> None:
     assert float(sum(p.total for p in parts)) == pytest.approx(float(whole.total), abs=1e-5)
     summed = {name: sum(p.sums[name] for p in parts) for name in whole.sums}
     assert summed == pytest.approx(whole.sums, abs=1e-5)
+
+
+def test_a_step_is_scored_at_the_best_cut_and_not_at_one_half(logits_BC: torch.Tensor) -> None:
+    from sklearn.metrics import f1_score
+
+    objective = Classification(LABELS, True, ClassificationSettings())
+    batch = batch_of(objective, SEVERAL)
+    assert batch.targets is not None
+    figures = objective.summary(objective.measure(fixed(logits_BC), batch))
+    chances_BC = logits_BC.sigmoid().numpy()
+    expected = max(f1_score(batch.targets.numpy(), chances_BC >= cut / 100, average="micro", zero_division=0) for cut in range(5, 100, 5))
+    assert figures["best_cut_micro_f1"] == pytest.approx(expected) and expected > figures["micro_f1"]
+    timid = objective.summary(objective.measure(fixed(batch.targets - 2.5), batch))  # present labels at 0.18, absent ones at 0.08
+    assert timid["micro_f1"] == 0 and timid["best_cut_micro_f1"] == 1
+    blind = objective.summary(objective.measure(fixed(torch.zeros(6, 3)), batch))
+    assert objective.score(timid) > objective.score(blind)
+    assert "best_cut_micro_f1" not in objective.summary(objective.loss(fixed(logits_BC), batch).sums)  # training steps are not scored

@@ -38,7 +38,8 @@ def table(evaluation: Mapping[str, Any], split: str, names: Mapping[str, str]) -
     from tunesmith.evaluation import findings, text_findings
 
     words, models = text_findings if of_text(evaluation) else findings, evaluation["splits"][split]["models"]
-    metrics = [metric for metric in dict.fromkeys([evaluation["headline"], "accuracy", "perplexity"]) if all(metric in models[model] for model in names)]
+    wanted = dict.fromkeys([evaluation["headline"], "macro_f1", "accuracy", "perplexity"])
+    metrics = [metric for metric in wanted if all(metric in models[model] for model in names)]
     lines = [["", *(words.NAMES[metric] for metric in metrics)]]
     lines += [[called, *(words.show_interval(metric, models[model][metric]) for metric in metrics)] for model, called in names.items()]
     first, *widths = (max(map(len, column)) for column in zip(*lines, strict=True))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from tunesmith.evaluation.classification import ERRORS, MULTI_LABEL, SINGLE_LABEL
+from tunesmith.evaluation.cuts import BORROWED
 from tunesmith.sections import Bars, Block, Heatmap, Lines, Quotes, Section, Series, Table, Tone, Words
 
 LESS_IS_BETTER = ERRORS | {"perplexity", "loss"}
@@ -164,6 +165,33 @@ def _headline(read: Mapping[str, Reading]) -> tuple[str, Tone]:
     return text, "bad" if "majority" in other or all(r == "equal" for r in read.values()) else "warn"
 
 
+def _disagreeing(headline: str, tuned: str, comparisons: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Baseline -> the comparison in a second metric that says otherwise than the headline's.
+
+    The second metric is macro F1. It disagrees where one of the two says better and the other does not: common labels may hide what rare ones
+    lose. Where macro F1 is the headline, the second is accuracy, which disagrees only where one says better and the other worse.
+    """
+    second = "accuracy" if headline == "macro_f1" else "macro_f1"
+    read = {c["against"]: reading(c) for c in comparisons if c["metric"] == headline and c["model"] == tuned}
+    found = {}
+    for c in comparisons:
+        if c["metric"] == second and c["model"] == tuned and c["against"] in read:
+            pair = {reading(c), read[c["against"]]}
+            if pair == {"better", "worse"} or (second == "macro_f1" and "better" in pair and len(pair) > 1):
+                found[c["against"]] = c
+    return found
+
+
+def _otherwise(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The headline's second half: `by macro F1 it is worse than A and better than B`."""
+    metric = next(iter(found.values()))["metric"]
+    parts = []
+    for words, kinds in (("worse than", ["worse"]), ("not shown to be better than", ["equal", "unclear"]), ("better than", ["better"])):
+        if models := [name for name, c in found.items() if reading(c) in kinds]:
+            parts.append(f"{words} {_listed(models)}")
+    return f"by {NAMES[metric]} it is {' and '.join(parts)}"
+
+
 def verdict(evaluation: Mapping[str, Any], split: str = "test") -> tuple[str, list[str], Tone]:
     """Is the tuned model better than each baseline, by how much, and how sure is that?
 
@@ -173,13 +201,17 @@ def verdict(evaluation: Mapping[str, Any], split: str = "test") -> tuple[str, li
 
     Returns:
         The headline, sentences in plain English, and a tone: good (better than every baseline), bad (worse than one, or not
-        shown to be better than the commonest label), else warn.
+        shown to be better than the commonest label), else warn. A second metric that disagrees is named, and makes good warn.
     """
     metric, found = evaluation["headline"], evaluation["splits"][split]
     tuned, rows, groups = found.get("tuned", "tuned"), found["rows"], found.get("groups")
     entry = found["models"][tuned][metric]
     lines = [c for c in found["comparisons"] if c["metric"] == metric and c["model"] == tuned]
     headline, tone = _headline({c["against"]: reading(c) for c in lines})
+    disagreeing = _disagreeing(metric, tuned, found["comparisons"])
+    if disagreeing:
+        headline += f" by {NAMES.get(metric, metric)}; {_otherwise(disagreeing)}"
+        tone = "warn" if tone == "good" else tone
     accuracy = found["models"][tuned].get("accuracy")
     first = f"On {rows:,} {split} rows the tuned model "
     if accuracy is not None and metric != "accuracy":
@@ -187,7 +219,11 @@ def verdict(evaluation: Mapping[str, Any], split: str = "test") -> tuple[str, li
         first += f"gets {show_interval('accuracy', accuracy)} {whole} and "
     first += f"reaches a {NAMES.get(metric, metric)} of {show_interval(metric, entry)}, with 95 % intervals."
     sentences = [first + (f" {_capital(NAMES.get(metric, metric))} is {MEANINGS[metric]}." if metric in MEANINGS else "")]
-    sentences += [_sentence(c, found["models"], rows) for c in lines]
+    for c in lines:
+        sentences.append(_sentence(c, found["models"], rows))
+        if other := disagreeing.get(c["against"]):
+            why = ", in which rare labels count as much as common ones," if other["metric"] == "macro_f1" else ""
+            sentences.append(f"By {NAMES[other['metric']]}{why} it is otherwise. {_sentence(other, found['models'], rows)}")
     width = entry["high"] - entry["low"]
     if metric in SHARES and width > WIDE:
         sentences.append(f"The test set is small: the figure is known only to within about {50 * width:.0f} points either way.")
@@ -212,6 +248,8 @@ def sections(
         made.append(Section("errors", "Where it errs", _errors(found, texts or {})))
     if "per_class" in found:
         made.append(Section("labels", "Each label", _labels(found), folded=len(found["per_class"]) > MOST_CLASSES))
+    if "cuts" in found:
+        made.append(Section("cuts", "From which probability a label is given", _cuts(found["cuts"], split)))
     if "calibration" in found:
         made.append(Section("calibration", "Do its probabilities mean what they say?", _calibration(found)))
     if "coverage" in found:
@@ -306,12 +344,45 @@ def _labels(found: Mapping[str, Any]) -> list[Block]:
     keys = ("label", "support", "precision", "recall", "recall_low", "recall_high", "f1")
     columns = ["Label", "Rows", "Precision", "Recall", "Low", "High", "F1"]
     caption = "Weakest first. Low and high: 95 % interval of the recall (Wilson, rows taken as independent)."
-    blocks: list[Block] = [Table(columns, [[c[key] for key in keys] for c in ordered], caption)]
+    rows: list[list[str | float | int | None]] = [[c[key] for key in keys] for c in ordered]
+    if cuts := found.get("cuts"):
+        place = {name: at for at, name in enumerate(found["labels"])}
+        columns += ["Cut", "Validation rows"]
+        rows = [[*row, cuts["by_label"][place[c["label"]]], cuts["positives"][place[c["label"]]]] for row, c in zip(rows, ordered, strict=True)]
+        caption += " Cut: the label is given from this probability. Validation rows: those with the label, on which its cut was chosen."
+    blocks: list[Block] = [Table(columns, rows, caption)]
     few = sum(c["support"] < 10 for c in ordered)
     if few:
         text = f"{few} of {len(ordered)} labels have fewer than 10 rows here; what is said of them one by one is rough."
         blocks.insert(0, Words(text, "warn"))
     return blocks
+
+
+FEW_POSITIVES = 10
+"""A cut chosen on fewer validation rows with the label is called rough. A convention of ours."""
+
+
+def _cuts(cuts: Mapping[str, Any], split: str) -> list[Block]:
+    """How the cuts were chosen, what they gain on rows they were not chosen on, and F1 over one cut for all labels."""
+    few = sum(count < FEW_POSITIVES for count in cuts["positives"])
+    text = (
+        f"Each label has its own cut, chosen on {cuts['rows']:,} validation rows after calibration. One cut for all labels, {cuts['common']:.2f}, has "
+        f"the best micro F1 there. A label's own cut has the label's best F1 after {BORROWED} positive rows of an average label are added to its own, "
+        "so that few rows do not decide alone."
+    )
+    blocks: list[Block] = [Words(text)]
+    if few:
+        blocks.append(Words(f"{few} of {len(cuts['positives'])} labels have fewer than {FEW_POSITIVES} validation rows: their cuts are rough.", "warn"))
+    if held := cuts["held_out"]:
+        names = {"chosen": "with cuts chosen so", "common": "with one cut for all labels", "half": "at 0.5"}
+        said = [", ".join(f"{show(metric, held[key][metric])} {words}" for key, words in names.items()) for metric in ("macro_f1", "micro_f1")]
+        blocks.append(Words(f"On validation rows that the cuts were not chosen on, macro F1 is {said[0]}; micro F1 is {said[1]}."))
+    sides = {"validation": cuts["curve"]} | ({} if split == "valid" else {split: cuts["here"]})
+    series = [Series(f"{NAMES[metric]}, {side}", curve["cut"], curve[metric]) for side, curve in sides.items() for metric in ("micro_f1", "macro_f1")]
+    caption = "What one cut for all labels gives. It was chosen on the validation rows"
+    caption += "." if split == "valid" else f"; the {split} rows show how well it carries over, and chose nothing."
+    marks = [(cuts["common"], f"common cut {cuts['common']:.2f}")]
+    return [*blocks, Lines(series, "cut", "F1", caption, marks)]
 
 
 def _calibration(found: Mapping[str, Any]) -> list[Block]:

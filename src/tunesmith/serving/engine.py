@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from tunesmith import methods
 from tunesmith.errors import UserError
+from tunesmith.evaluation import cuts
 from tunesmith.files import read_json
 from tunesmith.methods import Saved
 from tunesmith.models import about as abouts
@@ -53,6 +54,8 @@ class Classifier:
         self.about, self._model, self._reader, self._device = about, model, reader, device
         self.temperature = float(calibration["temperature"])
         self.abstention: dict[str, Any] | None = calibration["abstention"]
+        self.chosen: dict[str, Any] | None = calibration.get("cuts")
+        self.cuts = cuts.of(calibration)
 
     def logits(
         self, texts: Sequence[str], pairs: Sequence[str | None] | None = None, progress: Callable[[int, int], None] = lambda done, of: None
@@ -92,7 +95,7 @@ class Classifier:
     def predict(self, texts: Sequence[str], pairs: Sequence[str | None] | None = None) -> list[Prediction]:
         """The answer for each text."""
         least = self.abstention["threshold"] if self.abstention else None
-        return answers(self.probabilities(texts, pairs), self.about.labels, self.about.multi_label, least)
+        return answers(self.probabilities(texts, pairs), self.about.labels, self.about.multi_label, least, self.cuts)
 
 
 def to_probabilities(logits_NC: npt.NDArray[np.floating[Any]], multi_label: bool) -> npt.NDArray[np.float32]:
@@ -103,13 +106,19 @@ def to_probabilities(logits_NC: npt.NDArray[np.floating[Any]], multi_label: bool
     return out_NC
 
 
-def answers(probabilities_NC: npt.NDArray[np.float32], labels: list[str], multi_label: bool, least: float | None = None) -> list[Prediction]:
-    """Probabilities -> predictions: the most probable label, or all of 0.5 and more; sure from a probability of `least`."""
+def answers(
+    probabilities_NC: npt.NDArray[np.float32],
+    labels: list[str],
+    multi_label: bool,
+    least: float | None = None,
+    cut: float | npt.NDArray[np.float64] = cuts.DEFAULT,
+) -> list[Prediction]:
+    """Probabilities -> predictions: the most probable label, or all that reach their `cut`; sure from a probability of `least`."""
     out = []
-    for row_C in probabilities_NC:
+    for row_C, given_C in zip(probabilities_NC, probabilities_NC >= cut, strict=True):
         by_name = dict(zip(labels, row_C.tolist(), strict=True))
         if multi_label:
-            chosen = [name for name, p in by_name.items() if p >= 0.5]
+            chosen = [labels[c] for c in np.flatnonzero(given_C)]
             out.append(Prediction(chosen, min((by_name[n] for n in chosen), default=1 - max(by_name.values())), by_name))
         else:
             best = labels[int(row_C.argmax())]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tunesmith.tokens.examples import TokenExamples
     from tunesmith.tokens.reader import Reader
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the meaning of a stage's outputs changes, so that old ones are not reused."""
 
 GENERAL = "general"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tunesmith import recipe as recipes
 from tunesmith.data import rows, texts
 from tunesmith.data.texts import even
@@ -58,12 +60,13 @@ def _labels(run: Run, other: Run, split: str, seed: int, resamples: int) -> dict
         what = what if unlike else "only one of the two gives several labels a row"
         raise UserError(what, str(other.folder), "compare runs that learn one task")
     table = rows.read(run.folder / "data" / f"{split}.parquet")
-    models = {}
+    models, thresholds = {}, {}
     for name, one in (("tuned", run), (_name(other), other)):
         classifier = engine.load(one.folder / "model")
         order = [classifier.about.labels.index(label) for label in about.labels]
         logits_NC = classifier.logits(rows.strings(table, "text"), rows.strings(table, "text_pair"))[:, order]
         models[name] = engine.to_probabilities(logits_NC / classifier.temperature, classifier.about.multi_label)
+        thresholds[name] = np.broadcast_to(classifier.cuts, len(order))[order]
     result = measure.evaluate(
         models,
         label_array(table, about),
@@ -71,6 +74,7 @@ def _labels(run: Run, other: Run, split: str, seed: int, resamples: int) -> dict
         groups=evaluate_text.groups_of(table),
         rows=rows.strings(table, "id"),
         headline="micro_f1" if about.multi_label else "macro_f1",
+        thresholds=thresholds,
         split=split,
         seed=seed,
         resamples=resamples,

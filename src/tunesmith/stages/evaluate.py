@@ -32,7 +32,7 @@ def stage(context: Context, kin: list[Run]) -> None:
 
 
 def _work(context: Context) -> None:
-    from tunesmith.evaluation import baselines, measure
+    from tunesmith.evaluation import baselines, cuts, measure
     from tunesmith.evaluation.calibration import Abstention
     from tunesmith.serving import engine
 
@@ -49,22 +49,31 @@ def _work(context: Context) -> None:
     tables = context.tables()
     classifier = engine.load(run.folder / "model")
     about = classifier.about
-    texts = {side: _texts(tables[side]) for side in ("train", split)}
-    labels = {side: label_array(tables[side], about) for side in ("train", split)}
+    # Of several labels a row the baselines' cuts are chosen as the model's are: on the same validation rows, by the same rule.
+    measured = [split, "valid"] if classifier.chosen and split != "valid" else [split]
+    texts = {side: _texts(tables[side]) for side in ("train", *measured)}
+    labels = {side: label_array(tables[side], about) for side in ("train", *measured)}
     classes = len(about.labels)
     logits_NC = _logits(context, classifier, tables[split])
     models: dict[str, Any] = {"tuned": engine.to_probabilities(logits_NC / classifier.temperature, about.multi_label)}
+    thresholds: dict[str, Any] = {"tuned": classifier.cuts}
     vectors: dict[str, Any] = {}
     for name in recipe.evaluate.against:
         run.emit({"kind": "note", "text": f"measuring against {name}"})
         if name == "majority":
             models[name] = baselines.majority(labels["train"], len(texts[split]), classes)
-        elif name == "tfidf":
-            models[name] = baselines.tfidf(texts["train"], labels["train"], texts[split], classes, recipe.evaluate.seed)
+            continue
+        if name == "tfidf":
+            asked = [text for side in measured for text in texts[side]]
+            answered = baselines.tfidf(texts["train"], labels["train"], asked, classes, recipe.evaluate.seed)
         else:
             some_N = _some_of_each(labels["train"])
-            vectors = {"train": _vectors(context, tables["train"].take(some_N)), split: _vectors(context, tables[split])}
-            models[name] = baselines.nearest_mean(vectors["train"], labels["train"][some_N], vectors[split], classes)
+            vectors = {"train": _vectors(context, tables["train"].take(some_N))} | {side: _vectors(context, tables[side]) for side in measured}
+            asked_MD = np.concatenate([vectors[side] for side in measured])
+            answered = baselines.nearest_mean(vectors["train"], labels["train"][some_N], asked_MD, classes)
+        models[name] = answered[: len(texts[split])]
+        if classifier.chosen:
+            _, thresholds[name] = cuts.fit(labels["valid"], answered[-len(labels["valid"]) :])
     outside = tables.get("out_of_scope")
     groups = rows.strings(tables[split], "together")
     result = measure.evaluate(
@@ -74,6 +83,7 @@ def _work(context: Context) -> None:
         groups=groups if any(group is not None for group in groups) else None,
         rows=rows.strings(tables[split], "id"),
         headline="micro_f1" if about.multi_label else "macro_f1",
+        thresholds=thresholds,
         uncalibrated=engine.to_probabilities(logits_NC, about.multi_label) if classifier.temperature != 1 else None,
         abstention=Abstention(**classifier.abstention) if classifier.abstention else None,
         out_of_scope=None if outside is None else engine.to_probabilities(_logits(context, classifier, outside) / classifier.temperature, about.multi_label),
@@ -81,6 +91,8 @@ def _work(context: Context) -> None:
         seed=recipe.evaluate.seed,
         resamples=recipe.evaluate.resamples,
     )
+    if classifier.chosen:
+        result["splits"][split]["cuts"] = cuts.shown(classifier.chosen, labels[split], models["tuned"])
     if recipe.train.seeds > 1:
         result["splits"][split]["seeds"] = _seeds(context, tables[split], labels[split])
     write_json(run.folder / "evaluation.json", plain(result))
@@ -96,7 +108,7 @@ def _seeds(context: Context, table: Any, labels: Any) -> dict[str, Any]:
     for folder in sorted((context.run.folder / "seeds").glob("seed-*")):
         classifier = engine.load(folder)
         probabilities_NC = engine.to_probabilities(_logits(context, classifier, table) / classifier.temperature, classifier.about.multi_label)
-        figures.append(classification.scores(labels, probabilities_NC))
+        figures.append(classification.scores(labels, probabilities_NC, classifier.cuts))
     spread = {name: {"mean": mean(f[name] for f in figures), "spread": stdev(f[name] for f in figures)} for name in figures[0]}
     return {"count": len(figures), **spread}
 

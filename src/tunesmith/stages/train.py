@@ -169,8 +169,8 @@ def _one(
 
 
 def _calibrate(context: Context, folder: Path, table: Any) -> dict[str, Any]:
-    """Fit the temperature, and the confidence from which the wanted accuracy can be promised, on the validation rows."""
-    from tunesmith.evaluation import calibration
+    """Fit on the validation rows the temperature, the confidence from which the wanted accuracy can be promised, and the cuts of several labels."""
+    from tunesmith.evaluation import calibration, cuts
     from tunesmith.serving import engine
 
     classifier = engine.load(folder)
@@ -178,6 +178,9 @@ def _calibrate(context: Context, folder: Path, table: Any) -> dict[str, Any]:
     logits_NC = classifier.logits(rows.strings(table, "text"), rows.strings(table, "text_pair"), context.progress("calibrate"))
     temperature = calibration.fit_temperature(logits_NC, labels)
     found: dict[str, Any] = {"temperature": float(temperature), "abstention": None}
+    if classifier.about.multi_label:
+        chosen = cuts.choose(labels, calibration.softened(logits_NC, temperature, True), rows.strings(table, "together"))
+        found["cuts"] = asdict(chosen)
     target = context.recipe.evaluate.target_accuracy
     if target is not None and not classifier.about.multi_label:
         probabilities_NC = calibration.softened(logits_NC, temperature)
