@@ -83,7 +83,7 @@ def restore(model: nn.Module, whole: Whole | None, decay: float) -> None:
         return
     small: Any = model.get_input_embeddings()  # type: ignore[operator]  # transformers models have it
     table_VD = whole.table_VD * decay
-    table_VD[torch.from_numpy(whole.used_U)] = small.weight.detach().cpu().float()
+    table_VD[torch.from_numpy(whole.used_U)] = small.weight.detach().cpu().to(table_VD.dtype)
     table = torch.nn.Embedding(table_VD.shape[0], table_VD.shape[1], whole.padding)
     table.weight.data = table_VD
     model.set_input_embeddings(table)  # type: ignore[operator]
