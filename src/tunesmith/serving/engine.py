@@ -5,8 +5,9 @@ Shapes: N texts, B texts of a batch, C labels.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +33,20 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Prediction:
-    """One text's answer: its label (or labels), how probable it is, each label's probability, and whether that is sure enough
-    to answer (None: no threshold was fitted)."""
+    """One text's answer: its label (or labels), how probable it is, the model's label names with the probability of each, and whether
+    that is sure enough to answer (None: no threshold was fitted)."""
 
     labels: list[str]
     probability: float
-    probabilities: dict[str, float]
+    names: list[str] = field(repr=False)
+    values: array[float] = field(repr=False)
+    """Four bytes a label: as a dict, a thousand labels take 49 kB a text."""
     sure: bool | None = None
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Each label's probability, in the order of the model's labels; made anew each time."""
+        return dict(zip(self.names, self.values.tolist(), strict=True))
 
     @property
     def label(self) -> str:
@@ -106,14 +114,14 @@ def to_probabilities(logits_NC: npt.NDArray[np.floating[Any]], multi_label: bool
 def answers(probabilities_NC: npt.NDArray[np.float32], labels: list[str], multi_label: bool, least: float | None = None) -> list[Prediction]:
     """Probabilities -> predictions: the most probable label, or all of 0.5 and more; sure from a probability of `least`."""
     out = []
-    for row_C in probabilities_NC:
-        by_name = dict(zip(labels, row_C.tolist(), strict=True))
+    for row_C in probabilities_NC.astype(np.float32, copy=False):
+        values = array("f", row_C.tobytes())
         if multi_label:
-            chosen = [name for name, p in by_name.items() if p >= 0.5]
-            out.append(Prediction(chosen, min((by_name[n] for n in chosen), default=1 - max(by_name.values())), by_name))
+            chosen = np.flatnonzero(row_C >= 0.5).tolist()
+            out.append(Prediction([labels[c] for c in chosen], min((values[c] for c in chosen), default=1 - max(values)), labels, values))
         else:
-            best = labels[int(row_C.argmax())]
-            out.append(Prediction([best], by_name[best], by_name, None if least is None else by_name[best] >= least))
+            best = int(row_C.argmax())
+            out.append(Prediction([labels[best]], values[best], labels, values, None if least is None else values[best] >= least))
     return out
 
 
