@@ -63,7 +63,7 @@ def page(facts: Facts) -> Page:
     labels, rows = facts.card.get("labels") or {}, facts.card["rows"]["train"]
     tokens = facts.card.get("tokens") or {}
     if labels:
-        found = diagnosis.diagnose(facts.events, training["kept_step"], rows, len(labels))
+        found = diagnosis.diagnose(facts.events, training["kept_step"], rows, len(labels), *_chances(facts))
     else:
         found = diagnosis.diagnose_text(facts.events, training["kept_step"], rows, tokens)
     sections: list[Section] = []
@@ -93,6 +93,17 @@ def page(facts: Facts) -> Page:
         ("peak memory", f"{training['peak_memory_mb'] / 1e3:.1f} GB"),
     ]
     return Page(str(facts.run["name"]), subtitle, verdict, sections, shown)
+
+
+def _chances(facts: Facts) -> tuple[diagnosis.Chance | None, diagnosis.Chance]:
+    """What losses are measured against: in the units of the training loss (None where that is no cross-entropy), and plain."""
+    objective, rows = facts.recipe["objective"], facts.card["rows"]["train"]
+    counts = [by.get("train", 0) for by in facts.card["labels"].values()]
+    several = bool(facts.recipe["data"].get("multi_label"))
+    balanced, smoothing = objective.get("class_weights") == "balanced", objective.get("label_smoothing") or 0.0
+    crossed = objective.get("loss", "cross_entropy") == "cross_entropy"
+    trained = diagnosis.chance(counts, rows, several, balanced, smoothing) if crossed else None
+    return trained, diagnosis.chance(counts, rows, several)
 
 
 def _inspected(seen: Mapping[str, Any]) -> list[Section]:
