@@ -148,7 +148,7 @@ def _appendix(facts: Facts) -> list[Section]:
     settings = [[key, json.dumps(value, ensure_ascii=False)] for key, value in _flat(facts.recipe)]
     stages = [[s["name"], s["seconds"], s.get("shared_from", "")] for s in facts.run["stages"] if s["name"] != "report"]
     hashes = [[f"data, {side}", digest] for side, digest in facts.files.items()] + [["base " + facts.base["name"], facts.base["sha256"]]]
-    machine = [[key, str(value)] for key, value in (facts.run.get("machine") or {}).items()]
+    machine = [[key, str(value)] for key, value in (facts.run.get("machine") or {}).items() if value is not None]
     blocks: list[Block] = [Words("Everything needed to repeat this run.")]
     return [
         Section("settings", "Settings", [Table(["setting", "value"], settings)], folded=True),
