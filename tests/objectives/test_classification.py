@@ -115,9 +115,38 @@ def test_micro_f1_is_sklearns(logits_BC: torch.Tensor) -> None:
     assert figures["micro_f1"] == pytest.approx(f1_score(batch.targets.numpy(), (logits_BC > 0).numpy(), average="micro"))
 
 
-def test_score_puts_accuracy_first_and_then_the_lower_loss() -> None:
+def test_macro_f1_of_measured_parts_is_that_of_the_evaluation(logits_BC: torch.Tensor) -> None:
+    from sklearn.metrics import f1_score
+
+    from tunesmith.evaluation.classification import scores
+
     objective = Classification(LABELS, False, ClassificationSettings())
-    better, same_but_surer, worse = ({"accuracy": a, "loss": loss} for a, loss in ((0.9, 0.5), (0.9, 0.4), (0.8, 0.1)))
+    parts = [objective.measure(fixed(logits_BC[s]), batch_of(objective, ROWS[s])) for s in (slice(0, 2), slice(2, 6))]
+    summed: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            summed[name] = summed.get(name, 0.0) + value
+    figures = objective.summary(summed)
+    assert figures["macro_f1"] == pytest.approx(f1_score(TARGETS, logits_BC.argmax(-1), average="macro", zero_division=0), abs=1e-12)
+    assert figures["macro_f1"] == pytest.approx(scores(TARGETS.numpy(), logits_BC.softmax(-1).numpy())["macro_f1"], abs=1e-12)
+    assert "macro_f1" not in objective.summary(objective.loss(fixed(logits_BC), batch_of(objective, ROWS)).sums)
+
+
+def test_of_unequal_labels_the_step_that_finds_the_rare_one_is_kept() -> None:
+    """95 rows of one label and 5 of another: never giving the rare one is right in 95 rows, finding four of five with five slips in 94."""
+    objective = Classification(["common", "rare"], False, ClassificationSettings())
+    rows = [["common"]] * 95 + [["rare"]] * 5
+    found = []
+    for rare in ([], [0, 1, 2, 3, 4, 95, 96, 97, 98]):
+        logits = torch.tensor([[0.0, 1.0] if row in rare else [1.0, 0.0] for row in range(100)])
+        found.append(objective.summary(objective.measure(fixed(logits), batch_of(objective, rows))))
+    never, finds = found
+    assert never["accuracy"] > finds["accuracy"] and objective.score(finds) > objective.score(never)
+
+
+def test_score_puts_macro_f1_first_and_then_the_lower_loss() -> None:
+    objective = Classification(LABELS, False, ClassificationSettings())
+    better, same_but_surer, worse = ({"macro_f1": a, "loss": loss} for a, loss in ((0.9, 0.5), (0.9, 0.4), (0.8, 0.1)))
     assert objective.score(same_but_surer) > objective.score(better) > objective.score(worse)
 
 
