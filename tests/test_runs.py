@@ -150,6 +150,34 @@ def test_a_stage_is_done_once_shared_and_done_again_when_damaged(tmp_path: Path)
     assert did[-1] == "a-3" and (third.folder / "out").read_text() == "made"
 
 
+def test_a_stage_made_with_other_libraries_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    did: list[str] = []
+
+    def work(one: Run) -> None:
+        did.append(one.name)
+        (one.folder / "out").write_text("made")
+
+    first = made(tmp_path)
+    first.stage("train", "in", ["out"], lambda: work(first), [])
+    assert first.state["stages"][0]["versions"] == runs.libraries() and "torch" in runs.libraries()
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "libraries", lambda: {"torch": "9.9", "tokenizers": "0"})
+        second = made(tmp_path, identity="2")
+        second.stage("train", "in", ["out"], lambda: work(second), [first])
+        first.stage("train", "in", ["out"], lambda: work(first), [])  # what a run has finished stays, whatever is installed later
+    assert did == ["a", "a-2"] and "shared_from" not in second.state["stages"][0]
+    (told,) = second.events("note")
+    assert told["text"].startswith("train of a is not shared: it was made with ") and "(here 9.9)" in told["text"]
+    third = made(tmp_path, identity="3")
+    third.stage("train", "in", ["out"], lambda: work(third), [second, first])
+    assert did == ["a", "a-2"] and third.state["stages"][0]["shared_from"] == "a"
+    del first.state["stages"][0]["versions"]  # a run of an older tunesmith: its own versions count
+    first.save(versions={**runs.libraries(), "peft": "0.1"})
+    fourth = made(tmp_path, identity="4")
+    fourth.stage("train", "in", ["out"], lambda: work(fourth), [first])
+    assert did[-1] == "a-4"
+
+
 def test_find_names_the_nearest_and_takes_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         runs.find(tmp_path, "a")

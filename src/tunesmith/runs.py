@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from tunesmith.files import (
 
 Listener = Callable[[dict[str, Any]], None]
 STATE, EVENTS, LOCK = "run.json", "events.jsonl", ".lock"
+LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
+"""Libraries whose versions part a stage from one of the same inputs: another version may give other tokens, weights or figures."""
 NOT_KEPT = ("progress",)
 """Events that only listeners see: they come many times a second."""
 
@@ -129,7 +132,9 @@ class Run:
             return
         for other in siblings:
             theirs = other._done(name, inputs)
-            if theirs and other._whole(theirs):
+            if theirs and (others := _another_version(theirs, other)):
+                self.emit({"kind": "note", "text": f"{name} of {other.name} is not shared: it was made with {others}"})
+            elif theirs and other._whole(theirs):
                 for output in theirs["outputs"]:
                     link_or_copy(other.folder / output, self.folder / output)
                 self._record({**theirs, "shared_from": other.name})
@@ -151,7 +156,7 @@ class Run:
             self._record({"name": name, "status": "running", "seconds": seconds, "inputs": inputs, "outputs": {}})
         made = {n.rstrip("?"): _digest(self.folder / n.rstrip("?")) for n in outputs if not n.endswith("?") or (self.folder / n.rstrip("?")).exists()}
         self.state.update(result)
-        self._record({"name": name, "status": "finished", "seconds": seconds, "inputs": inputs, "outputs": made})
+        self._record({"name": name, "status": "finished", "seconds": seconds, "inputs": inputs, "outputs": made, "versions": libraries()})
         self.emit({"kind": "stage", "stage": name, "status": "finished", "seconds": seconds})
 
     def output_hash(self, stage: str) -> str:
@@ -169,6 +174,23 @@ class Run:
         stages = [s for s in self.state["stages"] if s["name"] != entry["name"]]
         order = ("prepare", "inspect", "begin", "train", "evaluate", "report")
         self.save(stages=sorted([*stages, entry], key=lambda s: order.index(s["name"])))
+
+
+def libraries() -> dict[str, str]:
+    """Versions of the `LIBRARIES` that are installed."""
+    out = {}
+    for name in LIBRARIES:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def _another_version(stage: dict[str, Any], run: Run) -> str:
+    """The libraries that made a stage and are others now, in words; empty where none is. Stages of older runs have the versions of their run."""
+    now, then = libraries(), stage.get("versions") or run.state.get("versions") or {}
+    return some([f"{name} {then.get(name, 'missing')} (here {now.get(name, 'missing')})" for name in LIBRARIES if then and then.get(name) != now.get(name)])
 
 
 def _digest(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Metrics against scikit-learn, and small cases worked out by hand."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -95,10 +96,25 @@ def test_per_class_equals_scikit_learns():
 
 def test_confusion_and_most_confused():
     labels, answers = np.array([0, 0, 0, 1, 1, 2]), np.array([1, 1, 0, 1, 2, 2])
-    counts = ours.confusion(labels, answers, 4)
-    np.testing.assert_array_equal(counts, oracle.confusion_matrix(labels, answers, labels=range(4)))
-    assert ours.most_confused(counts) == [(0, 1, 2), (1, 2, 1)]
-    assert ours.most_confused(counts, most=1) == [(0, 1, 2)]
+    cells = ours.confusion(labels, answers, 4)
+    dense = oracle.confusion_matrix(labels, answers, labels=range(4))
+    assert cells.tolist() == [[i, j, dense[i, j]] for i, j in zip(*np.nonzero(dense), strict=True)]
+    assert ours.most_confused(cells) == [(0, 1, 2), (1, 2, 1)]
+    assert ours.most_confused(cells, most=1) == [(0, 1, 2)]
+
+
+def test_confusions_of_many_labels_take_no_matrix():
+    """Of 5,000 labels a matrix would hold 25 million cells: 200 MB."""
+    rng = np.random.default_rng(0)
+    labels, answers = rng.integers(0, 5000, 2000), rng.integers(0, 5000, 2000)
+    tracemalloc.start()
+    cells = ours.confusion(labels, answers, 5000)
+    worst = ours.most_confused(cells)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2e6 and cells[:, 2].sum() == 2000 and len(worst) == 10
+    truth, answer, rows = worst[0]
+    assert rows == ((labels == truth) & (answers == answer)).sum()
 
 
 def test_worst_errors_are_the_surest_and_only_errors():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from exact import TIGHT, double
 
 from tunesmith import methods
 from tunesmith.errors import Problems, UserError
@@ -52,26 +53,27 @@ def test_other_classifiers_go_through_pefts_own_forward(tmp_path: Path, classes:
     method = methods.get("prefix")
     torch.manual_seed(0)
     model: Any = method.adapt(base, head, classes.settings("prefix", style=style, tokens=4))
-    model.eval()
+    double(model).eval()
     short, mask = torch.arange(5, 13)[None], torch.ones(1, 8, dtype=torch.int64)
     padded, longer = torch.nn.functional.pad(short, (0, 3)), torch.nn.functional.pad(mask, (0, 3))
     with torch.no_grad():
         logits = model(input_ids=short, attention_mask=mask).logits
-        assert float((model(input_ids=padded, attention_mask=longer).logits - logits).abs().max()) < 1e-5
+        assert float((model(input_ids=padded, attention_mask=longer).logits - logits).abs().max()) < TIGHT
     torch.nn.functional.cross_entropy(model(input_ids=short, attention_mask=mask).logits, torch.tensor([0])).backward()
     learnt = {name for name, one in model.named_parameters() if one.grad is not None and float(one.grad.abs().max()) > 0}
     assert any("prompt_encoder" in name for name in learnt) and any("modules_to_save" in name for name in learnt)
     with torch.no_grad():
         table = next(one for name, one in model.named_parameters() if "prompt_encoder" in name)
         table.add_(torch.randn(table.shape, generator=torch.Generator().manual_seed(1)))
+        table.copy_(table.float())  # what the files hold is fp32
         changed = model(input_ids=short, attention_mask=mask).logits
         assert float((changed - logits).abs().max()) > 1e-4
     folder = tmp_path / "saved"
     folder.mkdir()
     method.save(model, base, folder)
-    loaded: Any = method.load(methods.Saved(folder, head, lambda: base))
+    loaded: Any = double(method.load(methods.Saved(folder, head, lambda: base)))
     with torch.no_grad():
-        assert float((loaded(input_ids=short, attention_mask=mask).logits - changed).abs().max()) < 1e-6
+        assert float((loaded(input_ids=short, attention_mask=mask).logits - changed).abs().max()) < TIGHT
 
 
 @pytest.mark.parametrize(("kind", "style", "labels", "said", "remedy"), REFUSED)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exact import TIGHT, double
 
 from tunesmith import methods
 from tunesmith.methods.freeze import FreezeSettings
@@ -48,16 +49,17 @@ def test_logits_and_gradients_are_those_of_transformers_and_peft(tiny_base: Path
         for name, parameter in ours.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(0, 0.1)
+    double(ours)
     _, batch = batch_of(base)
     fast, fast_gradients = gradients(ours, batch.inputs)
     ours.zero_grad()
     inner = ours.get_base_model() if hasattr(ours, "get_base_model") else ours
     del inner.forward  # the instance's own: transformers' is below it
     slow, slow_gradients = gradients(ours, batch.inputs)
-    torch.testing.assert_close(fast, slow, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(fast, slow, atol=TIGHT, rtol=0)
     assert fast_gradients.keys() == slow_gradients.keys() and len(fast_gradients) > 4
     for name, gradient in slow_gradients.items():
-        torch.testing.assert_close(fast_gradients[name], gradient, atol=2e-6, rtol=1e-4, msg=name)
+        torch.testing.assert_close(fast_gradients[name], gradient, atol=TIGHT, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2])
@@ -67,11 +69,12 @@ def test_cached_states_give_what_the_tokens_give(tiny_base: Path, layers: int) -
     freeze = methods.get("freeze")
     model: Any = freeze.adapt(base, HEAD, FreezeSettings(layers=layers))
     examples, batch = batch_of(base)
+    double(model)
     states = freeze.examples(model, examples, base, lambda done, of: None)
     from_states, state_gradients = gradients(model, states.batch(np.arange(len(TEXTS))).inputs)
     model.zero_grad()
     from_tokens, token_gradients = gradients(model, batch.inputs)
-    torch.testing.assert_close(from_states, from_tokens, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(from_states, from_tokens, atol=1e-5, rtol=0)  # the cache is fp32
     assert state_gradients.keys() == token_gradients.keys()
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
     assert ("bert.encoder.layer.1.output.dense.weight" in learning) is (layers > 0) and "classifier.weight" in learning

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from exact import TIGHT, double
 from peft import PrefixTuningConfig, PromptTuningConfig, TaskType, get_peft_model
 from transformers import (
     GPT2Config,
@@ -159,13 +160,13 @@ def test_steps_tell_every_token_with_the_end_and_leave_the_mode_alone() -> None:
 
 
 def test_without_gradient_states_are_those_with_it() -> None:
-    model, ids_T = fast(), torch.tensor([one for prompt in prompts_of([40, 7, 90]) for one in prompt])
+    model, ids_T = double(fast()), torch.tensor([one for prompt in prompts_of([40, 7, 90]) for one in prompt])
     states_TD = llama.states(model, ids_T, [40, 7, 90])
     assert states_TD.requires_grad
     with torch.no_grad():
-        assert float((llama.states(model, ids_T, [40, 7, 90]) - states_TD).abs().max()) < 1e-5
+        assert float((llama.states(model, ids_T, [40, 7, 90]) - states_TD).abs().max()) < TIGHT
         few_TD = llama.states(model, ids_T[40:47], [7])  # few tokens: products apart
-    assert float((few_TD - states_TD[40:47]).detach().abs().max()) < 1e-5
+    assert float((few_TD - states_TD[40:47]).detach().abs().max()) < TIGHT
 
 
 def test_a_base_without_a_cache_is_refused() -> None:

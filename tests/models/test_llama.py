@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exact import TIGHT, double
 from samples import llama_folder
 from torch import nn
 
@@ -36,7 +37,7 @@ def made(kind: str, **config: Any) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.2 + (parameter.mean() if parameter.ndim == 1 else 0))
-    return model
+    return double(model)
 
 
 def tokens(lengths: list[int] = LENGTHS, seed: int = 1) -> torch.Tensor:
@@ -59,18 +60,18 @@ def with_gradients(model: Any, states: Callable[[], torch.Tensor]) -> tuple[torc
     return made_TD.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-5) -> bool:
+def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = TIGHT) -> bool:
     """Equal relative to the largest number."""
     with torch.no_grad():
         return float((ours - theirs).abs().max()) <= tolerance * float(theirs.abs().max())
 
 
-def same_gradients(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> list[str]:
+def same_gradients(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float = TIGHT) -> list[str]:
     """Names whose gradients differ, relative to their largest number, or to a tenth of the largest of all: an attention's key bias,
     or all it has in a row of one token, is zero but for rounding."""
     assert ours.keys() == theirs.keys() and len(theirs) > 3
     floor = 0.1 * max(float(gradient.abs().max()) for gradient in theirs.values())
-    return [name for name in theirs if float((ours[name] - theirs[name]).abs().max()) > 1e-5 * max(floor, float(theirs[name].abs().max()))]
+    return [name for name in theirs if float((ours[name] - theirs[name]).abs().max()) > tolerance * max(floor, float(theirs[name].abs().max()))]
 
 
 FAST = {
@@ -150,7 +151,7 @@ def adapted(base: catalog.Base, settings: Any) -> Any:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(0, 0.1)
-    return model
+    return double(model)
 
 
 LORA = {
@@ -209,11 +210,13 @@ def test_other_kinds_keep_rows_apart_too(name: str) -> None:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.3)
+    double(model)
     assert not llama.accelerate(model) and not hasattr(model, "fast_states")
     ids_T = tokens()
     ours, our_gradients = with_gradients(model, lambda: llama.states(model, ids_T, LENGTHS))
     theirs, their_gradients = with_gradients(model, lambda: alone(model, ids_T, LENGTHS))
-    assert close(ours, theirs) and same_gradients(our_gradients, their_gradients) == []
+    tolerance = 1e-5 if name in ("bloom", "mamba") else TIGHT  # transformers computes parts of these two in fp32, whatever the model is
+    assert close(ours, theirs, tolerance) and same_gradients(our_gradients, their_gradients, tolerance) == []
 
 
 @pytest.mark.parametrize("change", [{"hidden_act": "gelu"}, {"model_type": "gemma"}, {"sliding_window": 4}], ids=["activation", "kind", "window"])
@@ -310,9 +313,9 @@ def test_cached_states_give_what_the_tokens_give(base: catalog.Base, tmp_path: P
     from_states, state_gradients = with_gradients(model, lambda: llama.states(model, batch.inputs["ids"], lengths, batch.inputs["states"]))
     from_tokens, token_gradients = with_gradients(model, lambda: llama.states(model, batch.inputs["ids"], lengths))
     whole = alone(model, batch.inputs["ids"], lengths)
-    assert close(from_states, whole) and close(from_tokens, whole)
+    assert close(from_states, whole, 1e-6) and close(from_tokens, whole)  # the cache is fp32
     assert state_gradients.keys() == token_gradients.keys() and not any("embed" in name for name in state_gradients)
-    assert all(close(state_gradients[name], token_gradients[name]) for name in token_gradients)
+    assert all(close(state_gradients[name], token_gradients[name], 1e-5) for name in token_gradients)
     assert {name.split(".")[2] for name in state_gradients if ".layers." in name} == {str(i) for i in range(2 - learning, 2)}
 
 

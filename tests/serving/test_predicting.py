@@ -9,15 +9,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import tunesmith
+from tunesmith.serving import engine, predicting
 
 Cli = Callable[..., tuple[int, str, str]]
 TEXTS = ["grass in place 40", "sea, in\nplace 41", 'rose in "place" 42', "rose in place" + " rose" * 80]
@@ -61,6 +64,37 @@ def test_probabilities_add_up_and_name_every_label(answers: list[Any]) -> None:
     for answer in answers:
         assert list(answer.probabilities) == ["blue", "green", "red"] and sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-6)
         assert answer.probability == max(answer.probabilities.values()) == answer.probabilities[answer.label]
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_prediction_holds_four_bytes_a_label(multi_label: bool) -> None:
+    """A dict of 5,000 labels takes 400 kB a text with its numbers; the answers are what the dict says."""
+    labels = [f"label {c}" for c in range(5000)]
+    rows_NC = np.random.default_rng(0).random((40, 5000)).astype(np.float32) ** (200 if multi_label else 1)
+    rows_NC[1] = 0
+    tracemalloc.start()
+    found = engine.answers(rows_NC, labels, multi_label, 0.5)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 40 * 5000 * 5
+    for one, row_C in zip(found, rows_NC, strict=True):
+        whole = dict(zip(labels, row_C.tolist(), strict=True))
+        assert one.probabilities == whole and list(one.probabilities) == labels
+        if multi_label:
+            assert one.labels == [name for name, p in whole.items() if p >= 0.5] and one.sure is None
+            assert one.probability == min((whole[name] for name in one.labels), default=1 - max(whole.values()))
+        else:
+            assert one.labels == [max(whole, key=whole.__getitem__)] and one.probability == max(whole.values()) and one.sure is (one.probability >= 0.5)
+
+
+def test_a_file_is_answered_by_parts(cli_: Cli, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps({"Message": text}) + "\n" for text in TEXTS))
+    whole = cli_("predict", trained, "--input", tmp_path / "d.jsonl")
+    monkeypatch.setattr(predicting, "PART_ROWS", 3)
+    code, out, _ = cli_("predict", trained, "--input", tmp_path / "d.jsonl")
+    parts, wholes = ([json.loads(line) for line in text.splitlines()] for text in (out, whole[1]))
+    assert code == 0 and [one["predicted"] for one in parts] == [one["predicted"] for one in wholes]
+    assert [one["probability"] for one in parts] == pytest.approx([one["probability"] for one in wholes], abs=2e-6)  # written with six digits
 
 
 def test_a_table_comes_back_with_columns_added(cli_: Cli, tmp_path: Path, trained: Path, answers: list[Any]) -> None:
@@ -173,8 +207,8 @@ def test_a_run_without_a_model(cli_: Cli, tmp_path: Path, trained: Path) -> None
 def test_a_reader_that_leaves_early_is_no_fault(tmp_path: Path, trained: Path) -> None:
     (tmp_path / "d.jsonl").write_text((json.dumps({"Message": "a leaf", "long": "x" * 1000}) + "\n") * 300)
     stub = (
-        "from tunesmith.serving import engine; from tunesmith.cli import main\n"
-        "class Stub:\n    def predict(self, texts, pairs): return [engine.Prediction(['a'], 1.0, {'a': 1.0})] * len(texts)\n"
+        "from array import array; from tunesmith.serving import engine; from tunesmith.cli import main\n"
+        "class Stub:\n    def predict(self, texts, pairs): return [engine.Prediction(['a'], 1.0, ['a'], array('f', [1.0]))] * len(texts)\n"
         "engine.load = lambda folder, device: Stub()\nmain()\n"
     )
     (tmp_path / "stub.py").write_text(stub)

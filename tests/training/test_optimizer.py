@@ -54,7 +54,7 @@ def test_masters_follow_fp32_adamw_and_weights_are_their_rounding() -> None:
         masters, _ = optimizer.tensors()
         for name, p in learnt(model).items():
             assert masters[name].dtype == torch.float32 and p.dtype == torch.bfloat16 and p.grad is None
-            assert torch.allclose(masters[name], expected[name], rtol=0, atol=1e-6)
+            assert torch.allclose(masters[name], expected[name], rtol=1e-6, atol=1e-6)
             assert torch.equal(p, masters[name].to(torch.bfloat16))
     assert torch.equal(model["frozen"].weight, frozen.to(torch.bfloat16))
     drift = max(float((p.float() - expected[name]).abs().max()) for name, p in learnt(model).items())

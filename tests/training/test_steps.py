@@ -82,7 +82,7 @@ def test_the_same_call_on_a_finished_training_learns_nothing(lab: Any, same: Any
 def test_wsd_at_its_corners() -> None:
     """100 steps: 10 up, 70 at the top, and in the last 20 a line to 0 that the step after the last would reach."""
     factors = [schedule.factor(step, 100, 10, "wsd") for step in range(100)]
-    assert factors[0] == 0 and factors[1] == 0.1 and factors[9] == 0.9
+    assert factors[0] == 1 / 11 and factors[1] == 2 / 11 and factors[9] == 10 / 11
     assert factors[10:81] == [1.0] * 71
     assert factors[81] == 0.95 and factors[90] == 0.5 and factors[99] == pytest.approx(1 / 20)
     assert all(later < earlier for earlier, later in zip(factors[80:], factors[81:], strict=False))
@@ -95,7 +95,7 @@ def test_wsd_of_few_steps(steps: int, expected: list[float]) -> None:
 
 def test_wsd_where_the_warmup_reaches_into_the_fall() -> None:
     factors = [schedule.factor(step, 10, 9, "wsd") for step in range(10)]
-    assert factors == [step / 9 for step in range(9)] + [0.5]
+    assert factors == [(step + 1) / 10 for step in range(9)] + [0.5]
 
 
 def test_a_step_beyond_the_plan_learns_nothing() -> None:

@@ -159,12 +159,12 @@ def _errors(
             {"row": ids[i], "label": names[c], "given": bool(answers[i, c]), "confidence": sure} for i, c, sure in worst
         ]
         return found
-    counts = classification.confusion(labels, answers, len(names))
-    cells = zip(*np.nonzero(counts), strict=True)
-    found["confusion"] = [[int(i), int(j), int(counts[i, j])] for i, j in cells]
+    cells = classification.confusion(labels, answers, len(names))
+    support_C = np.bincount(labels, minlength=len(names))
+    found["confusion"] = cells.tolist()
     found["most_confused"] = [
-        {"truth": names[i], "answer": names[j], "rows": n, "share": n / int(counts[i].sum())}
-        for i, j, n in classification.most_confused(counts)
+        {"truth": names[i], "answer": names[j], "rows": n, "share": n / int(support_C[i])}
+        for i, j, n in classification.most_confused(cells)
     ]
     found["worst_errors"] = [
         {"row": ids[i], "truth": names[int(labels[i])], "answer": names[c], "confidence": sure} for i, c, sure in worst

@@ -16,6 +16,11 @@ FEW_TOKENS = 64
 """Below this many tokens, and without gradient, layers of one input stay separate products. A convention of ours."""
 
 
+def at_least_fp32(x: torch.Tensor) -> torch.Tensor:
+    """bf16 and fp16 become fp32; fp32 stays, and so does float64, in which tests compare formulas to nine digits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def linear(module: Any, x: torch.Tensor) -> torch.Tensor:
     """What the module gives for x; LoRA layers of the plain kind without PEFT's detours."""
     return linears([module], x)[0]
@@ -52,7 +57,7 @@ class _LowRank(torch.autograd.Function):
         bias = None if bases[0].bias is None else torch.cat([base.bias for base in bases])
         context.save_for_backward(x, *thin)
         context.bases, context.scales, context.widths = bases, scales, [base.out_features for base in bases]
-        if x.dtype == torch.float32:
+        if torch.finfo(x.dtype).bits >= 32:
             return F.linear(x, _merged(bases, scales, thin), bias)
         # In bf16 a sum of both weights would round most of B A away: the thin products stay apart.
         flat_x = x.reshape(-1, x.shape[-1])
@@ -69,7 +74,7 @@ class _LowRank(torch.autograd.Function):
         flat_y = gradients[0].reshape(flat_x.shape[0], -1)
         # Merged again rather than kept: the merged weights of all layers would be another copy of the base in memory.
         to_x: torch.Tensor | None = None
-        if context.needs_input_grad[0] and x.dtype == torch.float32:
+        if context.needs_input_grad[0] and torch.finfo(x.dtype).bits >= 32:
             to_x = (flat_y @ _merged(context.bases, context.scales, thin)).view_as(x)
         elif context.needs_input_grad[0]:
             flat_to_x = flat_y @ torch.cat([base.weight for base in context.bases])

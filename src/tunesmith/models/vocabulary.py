@@ -101,6 +101,6 @@ def restore(model: nn.Module, whole: Whole | None, decay: float) -> None:
         return
     small: Any = model.get_input_embeddings()  # type: ignore[operator]  # transformers models have it
     table_VD = whole.table.weight.detach() * decay
-    table_VD[torch.from_numpy(whole.used_U)] = small.weight.detach().cpu().float()
+    table_VD[torch.from_numpy(whole.used_U)] = small.weight.detach().cpu().to(table_VD.dtype)
     whole.table.weight.data = table_VD
     model.set_input_embeddings(whole.table)  # type: ignore[operator]

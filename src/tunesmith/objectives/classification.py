@@ -169,10 +169,11 @@ class Classification:
         logits_BC = self.logits(model, batch)
         assert batch.targets is not None
         plain = float(losses(logits_BC, batch.targets, self.multi_label).sum())
-        return {"loss": plain, "units": float(batch.rows), **self._hits(logits_BC, batch), **self._at_cuts(logits_BC, batch)}
+        counts = self._at_cuts(logits_BC, batch) if self.multi_label else self._by_label(logits_BC, batch)
+        return {"loss": plain, "units": float(batch.rows), **self._hits(logits_BC, batch), **counts}
 
     def summary(self, sums: dict[str, float]) -> dict[str, float]:
-        """Mean loss; accuracy, or micro F1 with several labels: at 0.5, and where it was measured at several cuts also at the best of them."""
+        """Mean loss; accuracy (and macro F1 of measured rows). With several labels micro F1 at 0.5, and of measured rows also at the best of several cuts."""
         loss = sums["loss"] / max(sums["units"], 1e-12)
         if self.multi_label:
             found = {"loss": loss, "micro_f1": 2 * sums["hits"] / max(sums["predicted"] + sums["true"], 1e-12)}
@@ -180,16 +181,27 @@ class Classification:
                 at_K = [2 * sums[f"hits_{cut}"] / max(sums[f"predicted_{cut}"] + sums["true"], 1e-12) for cut in KEPT_BY_CUTS]
                 found["best_cut_micro_f1"] = max(at_K)
             return found
-        return {"loss": loss, "accuracy": sums["hits"] / max(sums["rows"], 1e-12)}
+        figures = {"loss": loss, "accuracy": sums["hits"] / max(sums["rows"], 1e-12)}
+        present = {name.split()[1] for name in sums if name.startswith(("given ", "actual "))}
+        if present:  # as `evaluation/classification.py` counts: over labels that are true or given
+            f1 = [2 * sums.get(f"right {c}", 0.0) / (sums.get(f"given {c}", 0.0) + sums.get(f"actual {c}", 0.0)) for c in sorted(present)]
+            figures["macro_f1"] = sum(f1) / len(f1)
+        return figures
 
     def score(self, figures: dict[str, float]) -> tuple[float, ...]:
-        """Accuracy (micro F1 at its best cut) first, then the lower loss, which often grows by overconfidence while a classifier still gets better."""
-        return (figures["best_cut_micro_f1" if self.multi_label else "accuracy"], -figures["loss"])
+        """Macro F1 first, the headline and what gates are set on (with several labels micro F1 at its best cut), then the lower loss.
+
+        A classifier's loss often grows by overconfidence while it still gets better. With 95 rows of one label and 5 of another, accuracy would
+        keep a step that never gives the rare one.
+        """
+        return (figures["best_cut_micro_f1" if self.multi_label else "macro_f1"], -figures["loss"])
 
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """logits_BC in fp32; the windows of a long text are averaged."""
+        """logits_BC in fp32 (float64 of a float64 model); the windows of a long text are averaged."""
+        from tunesmith.models.linear import at_least_fp32
+
         output: Any = model(**batch.inputs)
-        logits_SC: torch.Tensor = output.logits.float()
+        logits_SC = at_least_fp32(output.logits)
         if batch.rows_S is None:
             return logits_SC
         summed_BC = logits_SC.new_zeros(batch.rows, logits_SC.shape[1]).index_add(0, batch.rows_S, logits_SC)
@@ -238,17 +250,25 @@ class Classification:
         return {"rows": float(batch.rows), "hits": float((logits_BC.argmax(-1) == batch.targets).sum())}
 
     def _at_cuts(self, logits_BC: torch.Tensor, batch: Batch) -> dict[str, float]:
-        """With several labels, hits and labels given at each of `KEPT_BY_CUTS`."""
+        """Of several labels a row: hits, and labels given, at each of `KEPT_BY_CUTS`."""
         import torch
 
-        if not self.multi_label:
-            return {}
         assert batch.targets is not None
         true_BC = batch.targets > 0.5
         given = [logits_BC >= math.log(cut / (1 - cut)) for cut in KEPT_BY_CUTS]
         counts = torch.stack([one.sum() for one in [*(given_BC & true_BC for given_BC in given), *given]]).tolist()
         names = [f"{name}_{cut}" for name in ("hits", "predicted") for cut in KEPT_BY_CUTS]
         return dict(zip(names, map(float, counts), strict=True))
+
+    def _by_label(self, logits_BC: torch.Tensor, batch: Batch) -> dict[str, float]:
+        """Of one label a row: rows given, actual and right of each label that occurs in the batch."""
+        assert batch.targets is not None
+        given_B = logits_BC.argmax(-1)
+        out: dict[str, float] = {}
+        for kind, labels in (("given", given_B), ("actual", batch.targets), ("right", given_B[given_B == batch.targets])):
+            known, counts = np.unique(labels.cpu().numpy(), return_counts=True)
+            out |= {f"{kind} {c}": float(n) for c, n in zip(known.tolist(), counts.tolist(), strict=True)}
+        return out
 
 
 def losses(

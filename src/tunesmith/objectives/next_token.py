@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from tunesmith.errors import UserError
 from tunesmith.models import llama
+from tunesmith.models.linear import at_least_fp32
 from tunesmith.models.load import Head
 from tunesmith.objectives import Loss
 from tunesmith.tokens.text import NOT_LEARNT
@@ -49,8 +50,8 @@ class Vocabulary:
     cap: float = 0.0
 
     def logits(self, states_UD: torch.Tensor) -> torch.Tensor:
-        """fp32 logits_UV."""
-        logits_UV = F.linear(states_UD, self.weight_VD, self.bias_V).float()
+        """logits_UV, in fp32 at least."""
+        logits_UV = at_least_fp32(F.linear(states_UD, self.weight_VD, self.bias_V))
         if self.scale != 1:
             logits_UV = logits_UV * self.scale
         return self.cap * torch.tanh(logits_UV / self.cap) if self.cap else logits_UV
@@ -167,8 +168,8 @@ def row_losses(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tens
         F.cross_entropy(words.logits(states_UD[start : start + size]), targets_U[start : start + size], reduction="none")
         for start in range(0, len(targets_U), size)
     ]
-    losses_U = torch.cat(parts) if parts else hidden_TD.new_zeros(0, dtype=torch.float32)
-    losses_R = torch.zeros(len(lengths_R), device=hidden_TD.device).index_add(0, rows_U, losses_U)
+    losses_U = torch.cat(parts) if parts else at_least_fp32(hidden_TD.new_zeros(0))
+    losses_R = losses_U.new_zeros(len(lengths_R)).index_add(0, rows_U, losses_U)
     return losses_R, rows_U.bincount(minlength=len(lengths_R))
 
 
@@ -208,15 +209,16 @@ class _ChunkedLoss(torch.autograd.Function):
         cap: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         size = max(1, CHUNK_NUMBERS // weight.shape[0])
-        total, plain = (torch.zeros((), dtype=torch.float32, device=states.device) for _ in range(2))
+        wide = torch.promote_types(states.dtype, torch.float32)
+        total, plain = (torch.zeros((), dtype=wide, device=states.device) for _ in range(2))
         hits = torch.zeros((), dtype=torch.int64, device=states.device)
         to_states = torch.empty_like(states) if context.needs_input_grad[0] else None
         # Added up in fp32: with bf16 weights a hundred chunks would round a hundred times.
-        to_weight = torch.zeros_like(weight, dtype=torch.float32) if context.needs_input_grad[1] else None
+        to_weight = torch.zeros_like(weight, dtype=wide) if context.needs_input_grad[1] else None
         to_bias = torch.zeros_like(bias) if bias is not None and context.needs_input_grad[2] else None
         for start in range(0, len(targets), size):
             some, aims = states[start : start + size], targets[start : start + size, None]
-            logits_CV = F.linear(some, weight, bias).float()
+            logits_CV = at_least_fp32(F.linear(some, weight, bias))
             rise_CV: torch.Tensor | float = scale  # d logit / d product
             if scale != 1:
                 logits_CV *= scale
@@ -233,7 +235,7 @@ class _ChunkedLoss(torch.autograd.Function):
             slope_CV = logits_CV.sub_(normal_C1).exp_()
             if smoothing:
                 slope_CV.sub_(smoothing / weight.shape[0])
-            slope_CV.scatter_add_(1, aims, torch.full_like(aims, smoothing - 1, dtype=torch.float32))
+            slope_CV.scatter_add_(1, aims, torch.full_like(aims, smoothing - 1, dtype=wide))
             if scale != 1 or cap:
                 slope_CV.mul_(rise_CV)
             slope_CV = slope_CV.to(weight.dtype)

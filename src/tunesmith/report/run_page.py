@@ -63,7 +63,7 @@ def page(facts: Facts) -> Page:
     labels, rows = facts.card.get("labels") or {}, facts.card["rows"]["train"]
     tokens = facts.card.get("tokens") or {}
     if labels:
-        found = diagnosis.diagnose(facts.events, training["kept_step"], rows, len(labels))
+        found = diagnosis.diagnose(facts.events, training["kept_step"], rows, len(labels), *_chances(facts))
     else:
         found = diagnosis.diagnose_text(facts.events, training["kept_step"], rows, tokens)
     sections: list[Section] = []
@@ -93,6 +93,17 @@ def page(facts: Facts) -> Page:
         ("peak memory", f"{training['peak_memory_mb'] / 1e3:.1f} GB"),
     ]
     return Page(str(facts.run["name"]), subtitle, verdict, sections, shown)
+
+
+def _chances(facts: Facts) -> tuple[diagnosis.Chance | None, diagnosis.Chance]:
+    """What losses are measured against: in the units of the training loss (None where that is no cross-entropy), and plain."""
+    objective, rows = facts.recipe["objective"], facts.card["rows"]["train"]
+    counts = [by.get("train", 0) for by in facts.card["labels"].values()]
+    several = bool(facts.recipe["data"].get("multi_label"))
+    balanced, smoothing = objective.get("class_weights") == "balanced", objective.get("label_smoothing") or 0.0
+    crossed = objective.get("loss", "cross_entropy") == "cross_entropy"
+    trained = diagnosis.chance(counts, rows, several, balanced, smoothing) if crossed else None
+    return trained, diagnosis.chance(counts, rows, several)
 
 
 def _inspected(seen: Mapping[str, Any]) -> list[Section]:
@@ -137,7 +148,7 @@ def _appendix(facts: Facts) -> list[Section]:
     settings = [[key, json.dumps(value, ensure_ascii=False)] for key, value in _flat(facts.recipe)]
     stages = [[s["name"], s["seconds"], s.get("shared_from", "")] for s in facts.run["stages"] if s["name"] != "report"]
     hashes = [[f"data, {side}", digest] for side, digest in facts.files.items()] + [["base " + facts.base["name"], facts.base["sha256"]]]
-    machine = [[key, str(value)] for key, value in (facts.run.get("machine") or {}).items()]
+    machine = [[key, str(value)] for key, value in (facts.run.get("machine") or {}).items() if value is not None]
     blocks: list[Block] = [Words("Everything needed to repeat this run.")]
     return [
         Section("settings", "Settings", [Table(["setting", "value"], settings)], folded=True),

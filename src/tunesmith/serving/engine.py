@@ -5,8 +5,9 @@ Shapes: N texts, B texts of a batch, C labels.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +34,20 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Prediction:
-    """One text's answer: its label (or labels), how probable it is, each label's probability, and whether that is sure enough
-    to answer (None: no threshold was fitted)."""
+    """One text's answer: its label (or labels), how probable it is, the model's label names with the probability of each, and whether
+    that is sure enough to answer (None: no threshold was fitted)."""
 
     labels: list[str]
     probability: float
-    probabilities: dict[str, float]
+    names: list[str] = field(repr=False)
+    values: array[float] = field(repr=False)
+    """Four bytes a label: as a dict, a thousand labels take 49 kB a text."""
     sure: bool | None = None
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Each label's probability, in the order of the model's labels; made anew each time."""
+        return dict(zip(self.names, self.values.tolist(), strict=True))
 
     @property
     def label(self) -> str:
@@ -115,14 +123,14 @@ def answers(
 ) -> list[Prediction]:
     """Probabilities -> predictions: the most probable label, or all that reach their `cut`; sure from a probability of `least`."""
     out = []
-    for row_C, given_C in zip(probabilities_NC, probabilities_NC >= cut, strict=True):
-        by_name = dict(zip(labels, row_C.tolist(), strict=True))
+    for row_C, given_C in zip(probabilities_NC.astype(np.float32, copy=False), probabilities_NC >= cut, strict=True):
+        values = array("f", row_C.tobytes())
         if multi_label:
-            chosen = [labels[c] for c in np.flatnonzero(given_C)]
-            out.append(Prediction(chosen, min((by_name[n] for n in chosen), default=1 - max(by_name.values())), by_name))
+            chosen = np.flatnonzero(given_C).tolist()
+            out.append(Prediction([labels[c] for c in chosen], min((values[c] for c in chosen), default=1 - max(values)), labels, values))
         else:
-            best = labels[int(row_C.argmax())]
-            out.append(Prediction([best], by_name[best], by_name, None if least is None else by_name[best] >= least))
+            best = int(row_C.argmax())
+            out.append(Prediction([labels[best]], values[best], labels, values, None if least is None else values[best] >= least))
     return out
 
 

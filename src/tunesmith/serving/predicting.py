@@ -20,6 +20,8 @@ from tunesmith.tokens.chat import Message
 
 Progress = Callable[[int, int], None]
 ADDED = ("predicted", "probability", "sure")
+PART_ROWS = 8192
+"""Texts of a file that are answered at once: enough to sort by length, and 33 MB of probabilities with a thousand labels."""
 
 
 def predict_texts(run: Path, texts: Sequence[str], output: Path | None, device: str, sampling: dict[str, Any], progress: Progress | None = None) -> None:
@@ -50,12 +52,12 @@ def predict_texts(run: Path, texts: Sequence[str], output: Path | None, device: 
         if pair := read_json_recipe(run).get("text_pair"):
             what = f"this model reads pairs of texts, with the second in column `{pair}`"
             raise UserError(what, "command line", "give a file with both columns: --input FILE")
-        labelled = engine.load(run / "model", device).predict(texts)
+        columns = _labelled(run, device, texts, None)
         if on_terminal:
-            for text, one in zip(texts, labelled, strict=True):
-                print(f"{one.label}\t{one.probability:.3f}\t{text}")
+            for text, one in zip(texts, columns, strict=True):
+                print(f"{one['predicted']}\t{one['probability']:.3f}\t{text}")
             return
-        lines = [{"text": text, **_columns(one)} for text, one in zip(texts, labelled, strict=True)]
+        lines = [{"text": text, **one} for text, one in zip(texts, columns, strict=True)]
     _out("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), output)
 
 
@@ -100,9 +102,19 @@ def predict_file(
             check_text(record.get(name), f"column `{name}`", f"{records.source}:{line}")
     texts = [record[column] for _, record in records.records]
     pairs = [record.get(pair) for _, record in records.records] if pair else None
-    answers = engine.load(run / "model", device).predict(texts, pairs)
-    table = [{**record, **_columns(answer)} for (_, record), answer in zip(records.records, answers, strict=True)]
-    _out(_written(table, [*records.columns, *_columns(answers[0])], sources.ending(input)[0], records.delimiter), output)
+    columns = _labelled(run, device, texts, pairs)
+    table = [{**record, **one} for (_, record), one in zip(records.records, columns, strict=True)]
+    _out(_written(table, [*records.columns, *columns[0]], sources.ending(input)[0], records.delimiter), output)
+
+
+def _labelled(run: Path, device: str, texts: Sequence[str], pairs: Sequence[str | None] | None) -> list[dict[str, Any]]:
+    """The columns of each text, by parts, so that never all labels of all texts are held."""
+    classifier = engine.load(run / "model", device)
+    out = []
+    for start in range(0, len(texts), PART_ROWS):
+        part = slice(start, start + PART_ROWS)
+        out += [_columns(one) for one in classifier.predict(texts[part], None if pairs is None else pairs[part])]
+    return out
 
 
 def _writes(run: Path, sampling: dict[str, Any]) -> bool:

@@ -65,9 +65,9 @@ def _work(context: Context) -> None:
             continue
         if name == "tfidf":
             asked = [text for side in measured for text in texts[side]]
-            answered = baselines.tfidf(texts["train"], labels["train"], asked, classes, recipe.evaluate.seed)
+            answered = baselines.tfidf(texts["train"], labels["train"], asked, classes, recipe.evaluate.seed, **_as_tuned(context, tables, about))
         else:
-            some_N = _some_of_each(labels["train"])
+            some_N = _some_of_each(labels["train"], recipe.evaluate.seed)
             vectors = {"train": _vectors(context, tables["train"].take(some_N))} | {side: _vectors(context, tables[side]) for side in measured}
             asked_MD = np.concatenate([vectors[side] for side in measured])
             answered = baselines.nearest_mean(vectors["train"], labels["train"][some_N], asked_MD, classes)
@@ -134,10 +134,26 @@ def _reference(context: Context, texts: dict[str, list[str]], labels: Any, vecto
             save_file({"vectors": np.ascontiguousarray(vectors["train"][::every][:REFERENCE_ROWS])}, staging / "vectors.safetensors")
 
 
-def _some_of_each(labels: Any) -> Any:
-    """Indices of the first MEAN_ROWS training rows of each label, in order."""
-    one_hot_NC = labels if labels.ndim == 2 else labels[:, None] == np.arange(labels.max() + 1)
-    return np.flatnonzero((one_hot_NC & (one_hot_NC.cumsum(0) <= MEAN_ROWS)).any(1))
+def _as_tuned(context: Context, tables: dict[str, Any], about: Any) -> dict[str, Any]:
+    """What the tuned model is given beside its rows: their weights, its labels' weights, and validation rows for a temperature."""
+    weights_N = tables["train"].column("weight").to_numpy()
+    valid = tables.get("valid")
+    return {
+        "weights": None if (weights_N == 1).all() else weights_N,
+        "balanced": getattr(context.recipe.objective, "class_weights", "none") == "balanced",
+        "held": None if valid is None else (_texts(valid), label_array(valid, about)),
+        "tell": lambda text: context.run.emit({"kind": "warning", "text": text}),
+    }
+
+
+def _some_of_each(labels: Any, seed: int) -> Any:
+    """Indices of MEAN_ROWS training rows of each label, drawn by the seed, in order; of fewer, all. Rows are often sorted, so the first would be alike."""
+    drawn_N = np.random.default_rng(seed).permutation(len(labels))
+    rows_P, labels_P = np.nonzero(labels[drawn_N]) if labels.ndim == 2 else (np.arange(len(labels)), labels[drawn_N])
+    order_P = np.argsort(labels_P, kind="stable")
+    counts_C = np.bincount(labels_P)
+    place_P = np.arange(len(order_P)) - np.repeat(np.cumsum(counts_C) - counts_C, counts_C)
+    return np.unique(drawn_N[rows_P[order_P[place_P < MEAN_ROWS]]])
 
 
 def _vectors(context: Context, table: Any) -> Any:

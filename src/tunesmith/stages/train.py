@@ -123,7 +123,7 @@ def _one(
         settings,
         machine,
         run.folder / "checkpoints" if first else run.folder / "checkpoints" / f"seed-{seed}",
-        sha256_json({"belongs": belongs, "seed": seed, "machine": asdict(machine), "examples": fingerprints}),
+        sha256_json({"belongs": belongs, "seed": seed, "machine": _decisive(machine), "examples": fingerprints}),
         run.emit if first else lambda event: run.emit(event) if event["kind"] in ("progress", "warning") else None,
         context.stopping,
     )
@@ -202,6 +202,11 @@ def _machine(context: Context) -> Machine:
         return machine
     torch.set_num_threads(kept["threads"])
     return device.Machine(**kept)
+
+
+def _decisive(machine: Machine) -> dict[str, Any]:
+    """What of a machine decides a result: all but the timing that chose its precision."""
+    return {key: value for key, value in asdict(machine).items() if key != "bf16_gain"}
 
 
 def _spread(figures: list[dict[str, float]]) -> dict[str, Any]:

@@ -15,12 +15,14 @@ FASTER = 1.5
 
 @dataclass(frozen=True)
 class Machine:
-    """device ("cpu", "cuda:0"), its name, precision ("fp32", "bf16") and CPU threads of a run."""
+    """device ("cpu", "cuda:0"), its name, precision ("fp32", "bf16") and CPU threads of a run; where `precision: auto` was settled by a timing,
+    how many times faster bf16 was."""
 
     device: str
     name: str
     precision: str
     threads: int
+    bf16_gain: float | None = None
 
 
 def choose(device: str, precision: Precision, threads: int | None) -> Machine:
@@ -50,8 +52,10 @@ def choose(device: str, precision: Precision, threads: int | None) -> Machine:
             raise UserError(f"`train.device={device}`, but torch sees no GPU", "recipe", "use cpu or auto, or install a build of torch for your GPU")
         chosen = precision if precision != "auto" else ("bf16" if torch.cuda.is_bf16_supported() else "fp32")
         return Machine(device, torch.cuda.get_device_name(device), chosen, threads)
-    chosen = precision if precision != "auto" else ("bf16" if bf16_gain() >= FASTER else "fp32")
-    return Machine("cpu", _cpu_name(), chosen, threads)
+    if precision != "auto":
+        return Machine("cpu", _cpu_name(), precision, threads)
+    gain = round(bf16_gain(), 3)
+    return Machine("cpu", _cpu_name(), "bf16" if gain >= FASTER else "fp32", threads, gain)
 
 
 def bf16_gain() -> float:

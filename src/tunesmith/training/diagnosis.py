@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.errors import counted
+from tunesmith.objectives.classification import MOST_POSITIVE_WEIGHT
 from tunesmith.sections import Block, Lines, Section, Series, Tone, Words
 
 FEW_ROWS_A_LABEL = 20
@@ -20,7 +21,9 @@ OVERFITTING_RISE = 0.10
 SPIKE = 3.0
 """Training loss this many times the median of the points before it."""
 HIGH_LOSS = 0.5
-"""Training loss still above this share of a blind guess's at the end: little was learnt."""
+"""Training loss at the end still above this share of the way from a perfect model to one that reads nothing: little was learned."""
+STANDING = 0.03
+"""A loss within this share of the loss without reading has not left it; above it by more, the steps were too long."""
 GAP = 0.08
 """Training accuracy this far above validation accuracy: the rest is to be gained from data."""
 GAP_NATS = 0.5
@@ -43,6 +46,51 @@ class Finding:
     text: str
     remedy: str
     tone: Tone
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Two losses to measure a training loss against: of a model that reads nothing and knows how often each label occurs, and of a perfect one."""
+
+    blind: float
+    floor: float
+
+
+def chance(counts: Sequence[int], rows: int, multi_label: bool, balanced: bool = False, smoothing: float = 0.0) -> Chance:
+    """Both losses in nats and in the units of the training loss: its class weights and its label smoothing.
+
+    Worked by hand: counts 98 and 2 give a blind loss of -0.98 ln 0.98 - 0.02 ln 0.02 = 0.098; balanced weights make it ln 2. Two labels with
+    smoothing 0.3 have targets of 0.85 and 0.15, so a perfect model still has 0.423.
+
+    Args:
+        counts: training rows of each label.
+        rows: training rows.
+        multi_label: the loss is a sigmoid a label and their mean, else a softmax.
+        balanced, smoothing: as the objective's settings `class_weights` and `label_smoothing`.
+    """
+    if not multi_label:
+        seen, classes = [count for count in counts if count], max(1, len(counts))
+        shares = [1 / len(seen) if balanced else count / sum(seen) for count in seen]
+        blind = [share * (1 - smoothing) + smoothing / classes for share in shares] + [smoothing / classes] * (classes - len(seen))
+        floor = [1 - smoothing + smoothing / classes] + [smoothing / classes] * (classes - 1)
+        return Chance(_entropy(blind), _entropy(floor))
+    blind_sum = floor_sum = 0.0
+    for count in counts:
+        share = count / max(1, rows)
+        weight = min((rows - count) / max(1, count), MOST_POSITIVE_WEIGHT) if balanced else 1.0
+        blind_sum += _best(share * (1 - smoothing) + smoothing / 2, weight)
+        floor_sum += share * _best(1 - smoothing / 2, weight) + (1 - share) * _best(smoothing / 2, weight)
+    return Chance(blind_sum / max(1, len(counts)), floor_sum / max(1, len(counts)))
+
+
+def _entropy(shares: Sequence[float]) -> float:
+    return -sum(share * math.log(share) for share in shares if share > 0)
+
+
+def _best(target: float, weight: float) -> float:
+    """The least of -(w t ln p + (1 - t) ln(1 - p)), which lies at p = w t / (w t + 1 - t)."""
+    yes, no = weight * target, 1 - target
+    return -sum(part * math.log(part / (yes + no)) for part in (yes, no) if part > 0)
 
 
 def curves(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
@@ -69,7 +117,7 @@ def sections(events: Sequence[Mapping[str, Any]], kept_step: int, findings: Sequ
     return [Section("learning", "How it learned", blocks)]
 
 
-def diagnose(events: Sequence[Mapping[str, Any]], kept_step: int, rows: int, classes: int) -> list[Finding]:
+def diagnose(events: Sequence[Mapping[str, Any]], kept_step: int, rows: int, classes: int, trained: Chance | None, plain: Chance) -> list[Finding]:
     """Read the curves.
 
     Args:
@@ -77,6 +125,8 @@ def diagnose(events: Sequence[Mapping[str, Any]], kept_step: int, rows: int, cla
         kept_step: whose weights were kept.
         rows: training rows.
         classes: labels.
+        trained: in the units of the training loss; None: the training loss is no cross-entropy, so the validation loss is judged.
+        plain: in the units of the validation loss, which has neither weights nor smoothing.
 
     Returns:
         Findings, gravest first; at least one.
@@ -86,8 +136,7 @@ def diagnose(events: Sequence[Mapping[str, Any]], kept_step: int, rows: int, cla
     found = [
         *_skipped(events),
         *_spikes(train),
-        *_rate_too_high(train, classes),
-        *_underfitting(train, valid, classes),
+        *_little_learned(train, valid, trained, plain),
         *_overfitting(train, valid, kept_step),
         *_gap(train, valid),
         *_unfinished(valid),
@@ -204,31 +253,33 @@ def _spikes(train: Mapping[str, list[float]]) -> list[Finding]:
     return []
 
 
-def _blind(classes: int) -> float:
-    """Loss of guessing all labels alike, in nats."""
-    return math.log(max(2, classes))
-
-
-def _rate_too_high(train: Mapping[str, list[float]], classes: int) -> list[Finding]:
+def _little_learned(train: Mapping[str, list[float]], valid: Mapping[str, list[float]], trained: Chance | None, plain: Chance) -> list[Finding]:
+    """A loss that rose, that stayed where reading nothing leaves it, or that fell by less than half of what there is to learn."""
     losses = train.get("loss", [])
-    if len(losses) < 6:
-        return []
     quarter = max(2, len(losses) // 4)
-    last = sum(losses[-quarter:]) / quarter
-    if last > 0.97 * max(losses[0], _blind(classes)) or not math.isfinite(last):
-        text = f"The training loss did not fall: {losses[0]:.2f} at the start, {last:.2f} over the last quarter; a blind guess has {_blind(classes):.2f}."
+    last = sum(losses[-quarter:]) / quarter if len(losses) >= 4 else math.nan
+    if len(losses) >= 6 and not last <= (1 + STANDING) * max(losses[0], trained.blind if trained else 0.0):
+        text = f"The training loss rose: {losses[0]:.2f} at the start, {last:.2f} over the last quarter."
+        if trained:
+            text = f"{text[:-1]}; without reading the texts it would be {trained.blind:.2f}."
         return [Finding("learning rate too high", text, "Try a third of train.learning_rate; if that changes nothing, check the labels.", "bad")]
-    return []
-
-
-def _underfitting(train: Mapping[str, list[float]], valid: Mapping[str, list[float]], classes: int) -> list[Finding]:
-    losses = train.get("loss", [])
-    if len(losses) < 4 or _rate_too_high(train, classes):
+    side, known = ("training", trained) if trained else ("validation", plain)
+    if side == "validation":
+        losses = valid.get("loss", [])
+        last = losses[-1] if losses else math.nan
+    elif len(losses) >= 4:
+        last = sum(losses[-3:]) / 3
+    if math.isnan(last) or known.blind - known.floor < 1e-6:  # one label only: there is nothing to learn
         return []
-    last = sum(losses[-3:]) / 3
-    if last <= HIGH_LOSS * _blind(classes):
+    left = (last - known.floor) / (known.blind - known.floor)
+    against = f"{known.blind:.2f} come from knowing how often each label occurs" + (f", {known.floor:.2f} from a perfect model" if known.floor > 0.005 else "")
+    if left >= 1 - STANDING:
+        text = f"Nothing was learned from the texts: the {side} loss ended at {last:.2f}; {against}."
+        remedy = "Raise train.learning_rate, train longer, or let more weights learn; if the loss jumped about, try a third of the rate. Then check the labels."
+        return [Finding("nothing learned", text, remedy, "bad")]
+    if left <= HIGH_LOSS:
         return []
-    text = f"Underfitting: the training loss ended at {last:.2f}, where a blind guess has {_blind(classes):.2f}."
+    text = f"Underfitting: the {side} loss ended at {last:.2f}; {against}."
     return [Finding("underfitting", text, "Train longer (train.epochs), raise train.learning_rate, or let more weights learn (method: full).", "warn")]
 
 

@@ -20,14 +20,15 @@ def factor(step: int, steps: int, warmup_steps: int, schedule: Schedule) -> floa
     Args:
         step: 0-based index of the optimizer step about to be taken.
         steps: optimizer steps of the whole run.
-        warmup_steps: steps of linear growth from 0.
+        warmup_steps: steps of linear growth, the first of them above 0: step k of w has (k + 1) / (w + 1).
         schedule: linear to 0, half a cosine to 0, constant, or wsd: constant, then in the last WSD_DECAY of all steps linear to 0.
 
     Returns:
-        A number in [0, 1]; for linear, cosine and constant the same as transformers' `get_scheduler` gives.
+        A number in [0, 1]; for linear, cosine and constant the same as transformers' `get_scheduler` gives, but in the warm-up: there
+        transformers begins at 0, so that the first step learns nothing, and neither does a run of one step.
     """
     if step < warmup_steps:
-        return step / max(1, warmup_steps)
+        return (step + 1) / (warmup_steps + 1)
     if schedule == "constant":
         return 1.0
     if schedule == "wsd":
