@@ -31,8 +31,10 @@ def double(model: Any) -> Any:
 
 
 def _rms_norm(module: Any, x: torch.Tensor) -> torch.Tensor:
-    """Zhang and Sennrich 2019 (https://arxiv.org/abs/1910.07467), equation 4."""
-    normed: torch.Tensor = x * (x.square().mean(-1, keepdim=True) + module.variance_epsilon).rsqrt() * module.weight
+    """Zhang and Sennrich 2019 (https://arxiv.org/abs/1910.07467), equation 4. Gemma's weights are distances from 1."""
+    gemma = type(module).__name__.startswith("Gemma")
+    epsilon, weight = (module.eps, 1 + module.weight) if gemma else (module.variance_epsilon, module.weight)
+    normed: torch.Tensor = x * (x.square().mean(-1, keepdim=True) + epsilon).rsqrt() * weight
     return normed
 
 

@@ -10,6 +10,8 @@ from exact import TIGHT, double
 from torch import nn
 
 RATE, DECAY, CLIP = 1e-3, 0.1, 0.5
+CLIPPED = RATE * 5e-6
+"""Largest difference of weights after three clipped steps: torch's fused AdamW takes the clipping factor in fp32 (6e-8), another one in each step."""
 
 
 def classifier(bench: Any, problem: str = "single_label_classification") -> nn.Module:
@@ -65,7 +67,7 @@ def test_steps_equal_transformers_by_hand(bench: Any, plan: Any, largest: Any, m
     expected = by_hand(bench, theirs, plan(examples), warmup_steps)
     assert len(trained.gradients) == rows // 8
     assert largest(trained.weights(), first) > RATE / 3  # something was learnt at all
-    assert trained.apart(expected) < TIGHT
+    assert trained.apart(expected) < CLIPPED
     assert next(e["gradient_norm"] for e in trained.events if e["kind"] == "step") > CLIP  # clipping had work to do
 
 
