@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -314,6 +316,24 @@ def test_cached_states_give_what_the_tokens_give(base: catalog.Base, tmp_path: P
     assert state_gradients.keys() == token_gradients.keys() and not any("embed" in name for name in state_gradients)
     assert all(close(state_gradients[name], token_gradients[name]) for name in token_gradients)
     assert {name.split(".")[2] for name in state_gradients if ".layers." in name} == {str(i) for i in range(2 - learning, 2)}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_states_that_the_disk_cannot_hold_are_refused_with_their_size(
+    base: catalog.Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuses(*_: int) -> None:
+        raise OSError(number, "as the test says")
+
+    model = adapted(base, FreezeSettings(layers=1))
+    examples = TextExamples([Piece(np.arange(2, 12, dtype=np.int32), None, 0)], tmp_path, Losses())
+    size = 9 * model.config.hidden_size * 4
+    assert layers.cache_bytes(model, examples) == size == layers.cached(model, examples, lambda done, of: None).states_TD.nbytes  # type: ignore[attr-defined]
+    monkeypatch.setattr(os, "posix_fallocate", refuses, raising=False)
+    with pytest.raises(UserError, match=f"the states of 9 tokens .* take {size / 1e6:,.1f} MB, and ") as caught:
+        layers.cached(model, examples, lambda done, of: None)
+    assert "method.cache: false" in str(caught.value) and ("free" if number == errno.ENOSPC else "no file of that size") in caught.value.what
+    assert layers.cache_bytes(adapted(base, FreezeSettings(layers=1, cache=False)), examples) == 0
 
 
 def test_below_is_without_gradient_and_leaves_the_mode_alone(base: catalog.Base) -> None:

@@ -85,7 +85,7 @@ def _one(
 
     from tunesmith import methods
     from tunesmith.models import about as abouts
-    from tunesmith.models import llama, vocabulary
+    from tunesmith.models import layers, llama, vocabulary
     from tunesmith.training import loop
 
     run, recipe, base = context.run, context.recipe, context.base
@@ -95,6 +95,10 @@ def _one(
     head = objective.head(recipe.model.dropout)
     model = method.adapt(base, head, recipe.method)
     llama.configure(model, settings.noise, settings.recompute, settings.compile)
+    size = sum(layers.cache_bytes(model, one) for one in given.values())
+    if size >= layers.LARGE_BYTES:
+        text = f"the states below the learning layers take {layers.sized(size)} on the disk while training; method.cache: false keeps none and is slower"
+        run.emit({"kind": "note", "text": text})
     examples = {side: method.examples(model, one, base, context.progress("embed")) for side, one in given.items()}
     fingerprints = [one.fingerprint() for one in examples.values()]
     table, used = vocabulary.compact(model, list(examples.values()))
