@@ -67,6 +67,10 @@ class StateExamples:
     def lengths_N(self) -> npt.NDArray[Any]:
         return self.source.lengths_N
 
+    @property
+    def windows_N(self) -> npt.NDArray[np.int64] | None:
+        return self.source.windows_N
+
     def __len__(self) -> int:
         return len(self.source)
 
@@ -101,14 +105,14 @@ def cached(model: Any, examples: TokenExamples | TextExamples, progress: Callabl
     if model.config.model_type not in bert.KINDS:
         return examples
     states_TD = _room(len(examples.tokens.ids_T), model.config.hidden_size)
-    done = 0
-    for rows in batches.in_order(examples.lengths_N, 512, BATCH_TOKENS):
-        batch = examples.batch(rows)
+    done, single = 0, examples.sequences()
+    for rows in batches.in_order(single.lengths_N, 512, BATCH_TOKENS):
+        batch = single.batch(rows)
         mask_SL = batch.inputs["attention_mask"].bool()
         states_SLD = bert.below(model.bert, model.frozen_below, **batch.inputs)
-        states_TD[examples.places(rows)] = states_SLD[mask_SL].numpy()
+        states_TD[single.places(rows)] = states_SLD[mask_SL].numpy()
         done += len(rows)
-        progress(done, len(examples))
+        progress(done * len(examples) // len(single), len(examples))
     return StateExamples(examples, states_TD)
 
 

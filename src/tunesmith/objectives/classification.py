@@ -156,11 +156,14 @@ class Classification:
         return (figures["micro_f1" if self.multi_label else "accuracy"], -figures["loss"])
 
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """logits_BC in fp32; the windows of a long text are averaged."""
-        output: Any = model(**batch.inputs)
-        logits_SC: torch.Tensor = output.logits.float()
+        """logits_BC in fp32; the windows of a long text are averaged.
+
+        More windows than `batches.WINDOW_TOKENS` allows go through the model in parts. While training, each part keeps its input alone and is computed
+        again in the backward pass (Chen et al. 2016, https://arxiv.org/abs/1604.06174): same loss, same gradient, bounded memory.
+        """
         if batch.rows_S is None:
-            return logits_SC
+            return _logits(model, batch.inputs)
+        logits_SC = _in_parts(model, batch.inputs)
         summed_BC = logits_SC.new_zeros(batch.rows, logits_SC.shape[1]).index_add(0, batch.rows_S, logits_SC)
         counts_B = batch.rows_S.bincount(minlength=batch.rows)
         return summed_BC / counts_B[:, None]
@@ -183,6 +186,34 @@ class Classification:
             hits = float((predicted_BC & true_BC).sum())
             return {"rows": float(batch.rows), "hits": hits, "predicted": float(predicted_BC.sum()), "true": float(true_BC.sum())}
         return {"rows": float(batch.rows), "hits": float((logits_BC.argmax(-1) == batch.targets).sum())}
+
+
+def _logits(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    output: Any = model(**inputs)
+    logits_SC: torch.Tensor = output.logits.float()
+    return logits_SC
+
+
+def _in_parts(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """logits_SC of sequences, as many at once as `WINDOW_TOKENS` allows."""
+    import torch
+
+    from tunesmith.tokens import batches
+
+    sequences, length = inputs["attention_mask"].shape
+    size = max(1, batches.WINDOW_TOKENS // length)
+    if sequences <= size:
+        return _logits(model, inputs)
+    parts = []
+    for start in range(0, sequences, size):
+        part = {name: value[start : start + size] for name, value in inputs.items()}
+        if torch.is_grad_enabled():
+            from torch.utils.checkpoint import checkpoint
+
+            parts.append(checkpoint(_logits, model, part, use_reentrant=False))
+        else:
+            parts.append(_logits(model, part))
+    return torch.cat(parts)
 
 
 def losses(
