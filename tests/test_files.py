@@ -144,3 +144,34 @@ def test_json_is_json(tmp_path: Path) -> None:
 def test_hashes() -> None:
     assert files.sha256_json({"a": 1, "b": [2]}) == files.sha256_json({"b": [2], "a": 1}) != files.sha256_json({"a": 1, "b": [3]})
     assert files.sha256_bytes(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+
+
+@pytest.mark.parametrize("answer", ["here", errno.EOPNOTSUPP, errno.EINVAL, "absent"], ids=str)
+def test_a_reserved_file_has_its_size_and_its_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: int | str) -> None:
+    """With the system's call, and by writing zeros where the filesystem or the system has none."""
+
+    def refuses(*_: int) -> None:
+        raise OSError(answer, "as the test says")
+
+    if answer == "absent":
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    elif answer != "here":
+        monkeypatch.setattr(os, "posix_fallocate", refuses, raising=False)
+    size = 2 * len(files.ZEROS) + 3
+    with open(tmp_path / "file", "w+b") as file:
+        files.reserve(file.fileno(), size)
+        assert file.read() == bytes(size)
+    found = (tmp_path / "file").stat()
+    assert found.st_blocks * 512 >= size or not found.st_blocks  # a filesystem that compresses zeros counts none
+    with open(tmp_path / "empty", "wb") as file:
+        files.reserve(file.fileno(), 0)
+
+
+def test_a_full_disk_is_not_taken_for_one_that_cannot_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with open(tmp_path / "file", "wb") as file, pytest.raises(OSError, match="no space left"):
+        files.reserve(file.fileno(), 10)
+    assert not (tmp_path / "file").stat().st_size

@@ -96,6 +96,36 @@ def as_user_error(error: OSError, path: Path) -> UserError:
     return UserError(f"the system refused: {error.strerror or error}", str(path), "check the disk and the path")
 
 
+ZEROS = bytes(1 << 20)
+"""What `reserve` writes at once where the system cannot set space aside."""
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Give an empty open file its size and all of its space on the disk.
+
+    A file that is mapped without this is sparse. The first write to a page that the full disk has no room for then kills the process with SIGBUS.
+
+    Args:
+        descriptor: of the file, open for writing.
+        size: bytes.
+
+    Raises:
+        OSError: the disk has less space than that (ENOSPC, EDQUOT), or the system allows no file of this size (EFBIG).
+    """
+    if not size:
+        return
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise
+    place = 0
+    while place < size:
+        place += os.pwrite(descriptor, ZEROS[: size - place], place)
+
+
 def _system_error(error: Exception) -> OSError | None:
     """The system's error behind an exception: safetensors wraps a full disk in a class of its own and keeps only its text."""
     if isinstance(error, OSError):

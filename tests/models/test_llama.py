@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from exact import TIGHT, double
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from samples import llama_folder
 from torch import nn
 
@@ -98,6 +103,62 @@ def test_states_and_gradients_are_those_of_transformers_row_by_row(name: str, le
     assert same_gradients(our_gradients, their_gradients) == []
     with torch.no_grad():  # another way through the products where nothing learns
         assert close(llama.states(model, ids_T, lengths), theirs)
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=9), call=st.sampled_from([0, 500, 5_000, 10**9]))
+@settings(max_examples=60)
+def test_rows_are_grouped_at_the_least_cost(lengths: list[int], call: int) -> None:
+    """No division of the rows in order of their length costs less; each row is in one group, and rows of equal length in the same."""
+    groups = llama.grouped(lengths, call)
+    assert sorted(row for rows in groups for row in rows) == list(range(len(lengths))) and all(rows == sorted(rows) for rows in groups)
+    ends = [max(lengths[row] for row in rows) for rows in groups]
+    assert ends == sorted(set(ends))
+
+    def cost(sizes: list[list[int]]) -> int:
+        return sum(call + len(one) * max(one) * (max(one) + llama.PLACE) for one in sizes)
+
+    ordered = sorted(lengths)
+    cuts = [[at for at in range(1, len(ordered)) if marks >> (at - 1) & 1] for marks in range(1 << (len(ordered) - 1))]
+    assert cost([[lengths[row] for row in rows] for rows in groups]) == min(
+        cost([ordered[start:stop] for start, stop in pairwise([0, *one, len(ordered)])]) for one in cuts
+    )
+
+
+def test_a_long_row_beside_short_ones_costs_its_own_places_alone() -> None:
+    where = llama.layout([512] + [20] * 31, torch.device("cpu"))
+    assert where.groups == [(31, 20), (1, 512)]
+    alike = llama.layout(list(range(60, 65)) * 6, torch.device("cpu"))
+    assert alike.groups == [(30, 64)] and alike.spread_X is not None
+    assert llama.layout([64] * 8, torch.device("cpu")).spread_X is None is llama.layout([300], torch.device("cpu")).spread_X
+
+
+@pytest.mark.parametrize("call", [0, 10**9], ids=["each length apart", "all together"])
+@pytest.mark.parametrize("before", ["nothing", "vectors", "pairs"])
+def test_groups_change_neither_states_nor_gradients(monkeypatch: pytest.MonkeyPatch, call: int, before: str) -> None:
+    """In float64, with what PEFT puts before the rows, and rows whose lengths come twice."""
+    lengths = [5, 17, 1, 9, 5, 1]
+    model = made("llama", **SMALL, **MARKS, num_key_value_heads=2).double()
+    llama.accelerate(model)
+    random = torch.Generator().manual_seed(3)
+    vectors = torch.randn(3, 32, dtype=torch.float64, generator=random, requires_grad=True)
+    tables = [torch.randn(2, 3, 8, dtype=torch.float64, generator=random, requires_grad=True) for _ in range(4)]
+    front = {"nothing": None, "vectors": llama.Front(vectors), "pairs": llama.Front(pairs=[(tables[0], tables[1]), (tables[2], tables[3])])}[before]
+    ids_T = tokens(lengths)
+    learns = [*model.parameters(), *{"nothing": [], "vectors": [vectors], "pairs": tables}[before]]
+
+    def each(parts: list[tuple[torch.Tensor, list[int]]]) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        made_TD = torch.cat([model.fast_states(ids, sizes, None, front) for ids, sizes in parts])
+        weights = torch.randn(made_TD.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        return made_TD, torch.autograd.grad((made_TD * weights).sum(), learns, allow_unused=True)
+
+    apart_TD, apart = each([(row, [len(row)]) for row in ids_T.split(lengths)])
+    monkeypatch.setattr(llama, "CALL", call)
+    together_TD, together = each([(ids_T, lengths)])
+    assert len(llama.layout(lengths, torch.device("cpu")).groups) == (1 if call else 4)
+    assert close(together_TD, apart_TD, 1e-12)
+    for one, other in zip(together, apart, strict=True):
+        assert (one is None) is (other is None)
+        assert one is None or float((one - other).abs().max()) < 1e-11
 
 
 def test_a_wrong_place_or_a_missing_row_end_would_show() -> None:
@@ -319,6 +380,24 @@ def test_cached_states_give_what_the_tokens_give(base: catalog.Base, tmp_path: P
     assert {name.split(".")[2] for name in state_gradients if ".layers." in name} == {str(i) for i in range(2 - learning, 2)}
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_states_that_the_disk_cannot_hold_are_refused_with_their_size(
+    base: catalog.Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuses(*_: int) -> None:
+        raise OSError(number, "as the test says")
+
+    model = adapted(base, FreezeSettings(layers=1))
+    examples = TextExamples([Piece(np.arange(2, 12, dtype=np.int32), None, 0)], tmp_path, Losses())
+    size = 9 * model.config.hidden_size * 4
+    assert layers.cache_bytes(model, examples) == size == layers.cached(model, examples, lambda done, of: None).states_TD.nbytes  # type: ignore[attr-defined]
+    monkeypatch.setattr(os, "posix_fallocate", refuses, raising=False)
+    with pytest.raises(UserError, match=f"the states of 9 tokens .* take {size / 1e6:,.1f} MB, and ") as caught:
+        layers.cached(model, examples, lambda done, of: None)
+    assert "method.cache: false" in str(caught.value) and ("free" if number == errno.ENOSPC else "no file of that size") in caught.value.what
+    assert layers.cache_bytes(adapted(base, FreezeSettings(layers=1, cache=False)), examples) == 0
+
+
 def test_below_is_without_gradient_and_leaves_the_mode_alone(base: catalog.Base) -> None:
     model = adapted(base, FreezeSettings(layers=1)).train()
     made_TD = llama.below(model, tokens(), LENGTHS)
@@ -334,13 +413,14 @@ def test_a_compiled_layer_is_the_layer(base: catalog.Base, monkeypatch: pytest.M
 
     def compiler(function: Any, **how: Any) -> Any:
         asked.append((function, how))
-        return lambda *given: function(*given) + 1
+        return lambda *given: function(*given) if function is llama.heads else function(*given) + 1
 
     monkeypatch.setattr(torch, "compile", compiler)
     model = adapted(base, FullSettings()).eval()
     before = llama.states(model, tokens(), LENGTHS)
     llama.configure(model, 0.0, False, True)
-    assert asked == [(llama._layer, {"dynamic": True})] and not torch.equal(llama.states(model, tokens(), LENGTHS), before)
+    assert asked == [(llama.heads, {"dynamic": True}), (llama.feed, {"dynamic": True})]
+    assert not torch.equal(llama.states(model, tokens(), LENGTHS), before)
 
 
 def test_the_last_norm_is_the_end(base: catalog.Base) -> None:

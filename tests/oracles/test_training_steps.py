@@ -146,3 +146,85 @@ def test_windows_logits_are_the_mean_over_windows(bench: Any) -> None:
     assert len(whole.tokens.offsets_Q) == 4  # without windows there is one sequence a row
 
 
+
+
+def long_rows(bench: Any, **reading: Any) -> Any:
+    """Six rows, of which two have many windows."""
+    bench.texts[:6] = [" ".join(bench.texts[:12]), bench.texts[1], " ".join(bench.texts[4:7]), *bench.texts[3:6]]
+    return bench.examples(6, max_tokens=12, truncation="windows", **reading)
+
+
+def computed(model: nn.Module, places: list[int]) -> Any:
+    """Have a model note the padded tokens of each of its forwards."""
+    forward = model.forward
+
+    def noting(**inputs: Any) -> Any:
+        places.append(next(iter(inputs.values())).shape[0] * inputs["attention_mask"].shape[1])
+        return forward(**inputs)
+
+    model.forward = noting  # type: ignore[method-assign]
+    return model
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "freeze"])
+@pytest.mark.parametrize("tokens", [None, 30])
+def test_windows_in_parts_learn_as_all_at_once(bench: Any, largest: Any, monkeypatch: pytest.MonkeyPatch, method: str, tokens: int | None) -> None:
+    """A row whose windows do not fit into a forward still has one loss, of the mean of their logits; no forward exceeds the bound."""
+    from tunesmith import methods
+    from tunesmith.tokens import batches as plans
+
+    examples = long_rows(bench, weights=[1.0, 2.0, 0.5, 1.0, 1.0, 3.0])
+    counts = examples.windows_N
+    assert counts.max() * 12 > 36 and counts.min() == 1
+    made = {}
+    for bound in (10**6, 36):
+        monkeypatch.setattr(plans, "WINDOW_TOKENS", bound)
+        places: list[int] = []
+        model = computed(bench.adapt(method), places)
+        rows = methods.get(method).examples(model, examples, bench.base, lambda done, of: None)
+        assert rows.windows_N.tolist() == counts.tolist()
+        made[bound] = bench.train(model, bench.objective(), rows, learning_rate=1e-3, warmup=0, clip_norm=0, batch_tokens=tokens)
+        assert (max(places) <= 36) is (bound == 36)
+    assert len(made[36].gradients) == len(made[10**6].gradients) == (1 if tokens is None else 4)
+    for parts, whole in zip(made[36].gradients, made[10**6].gradients, strict=True):
+        assert largest(parts, whole) < 2e-6
+
+
+def test_a_part_that_is_computed_again_drops_the_same(bench: Any, largest: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With dropout the gradient of a row in parts is that of parts whose states are all kept: the second forward has the masks of the first."""
+    import numpy as np
+    import torch.utils.checkpoint
+
+    from tunesmith.tokens import batches as plans
+
+    monkeypatch.setattr(plans, "WINDOW_TOKENS", 36)
+    batch = long_rows(bench).batch(np.array([0]))
+    model, objective = bench.adapt("full", dropout=0.3).train(), bench.objective()
+    calls: list[int] = []
+
+    def gradients(seed: int) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        torch.manual_seed(seed)
+        objective.loss(model, batch).total.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    again = gradients(5)
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda function, *given, **how: calls.append(1) or function(*given))
+    kept = gradients(5)
+    assert len(calls) > 2 and largest(again, kept) < 1e-6 and largest(gradients(6), kept) > 1e-3
+
+
+def test_measuring_long_rows_stays_within_the_bound(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.tokens import batches as plans
+    from tunesmith.training import loop
+
+    examples = long_rows(bench)
+    found = []
+    for bound in (10**6, 36):
+        monkeypatch.setattr(plans, "WINDOW_TOKENS", bound)
+        monkeypatch.setattr(loop, "MEASURE_TOKENS", bound)
+        places: list[int] = []
+        model = computed(bench.adapt("full"), places)
+        found.append(loop.measure(model, bench.objective(), examples, torch.device("cpu")))
+        assert (max(places) <= 36) is (bound == 36)
+    assert found[0] == pytest.approx(found[1], abs=1e-6)

@@ -60,6 +60,35 @@ def test_texts_from_the_command_line_and_from_stdin(cli_: Cli, trained: Path, an
     assert code == 0 and [json.loads(line)["text"] for line in out.splitlines()] == ["a leaf", "the sea é"]
 
 
+def test_windows_of_a_long_text_are_predicted_apart_and_averaged(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No forward holds more than BATCH_TOKENS, however long a text is, and the answer is the same whichever windows share a forward."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from tunesmith.serving import engine
+
+    texts = [" ".join(TEXTS * 30), "grass", " ".join(TEXTS[:2] * 9), "sea"]
+    classifier = engine.load(trained / "model")
+    classifier.about = replace(classifier.about, max_tokens=16, truncation="windows")
+    forward, places = classifier._model.forward, []
+
+    def noting(**inputs: Any) -> Any:
+        places.append(inputs["input_ids"].numel())
+        return forward(**inputs)
+
+    monkeypatch.setattr(classifier._model, "forward", noting)
+    done: list[tuple[int, int]] = []
+    wide = classifier.logits(texts, None, lambda *now: done.append(now))
+    assert max(places) > 200 and done[-1] == (4, 4)
+    places.clear()
+    monkeypatch.setattr(engine, "BATCH_TOKENS", 48)
+    narrow = classifier.logits(texts)
+    assert max(places) <= 48 and float(np.abs(wide - narrow).max()) < 1e-5
+    assert float(np.abs(classifier.logits(texts[2:3]) - wide[2]).max()) < 1e-5
+    assert classifier.logits([]).shape == (0, 3)
+
+
 def test_probabilities_add_up_and_name_every_label(answers: list[Any]) -> None:
     for answer in answers:
         assert list(answer.probabilities) == ["blue", "green", "red"] and sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,6 +24,23 @@ def test_every_row_is_in_one_batch_within_the_limits(lengths_N: np.ndarray, rows
             assert tokens is None or len(batch) == 1 or len(batch) * lengths_N[batch].max() <= tokens
     again = batches.plan(lengths_N, rows, tokens, seed, epoch)
     assert [b.tolist() for b in again] == [b.tolist() for b in batches.plan(lengths_N, rows, tokens, seed, epoch)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths, st.integers(1, 40), st.integers(1, 2000), st.integers(0, 3))
+def test_every_window_of_a_row_counts(lengths_N: np.ndarray, rows: int, tokens: int, seed: int) -> None:
+    """Windows times the longest stay within the limit, unless one row alone exceeds it; no two neighbours would have fitted together."""
+    windows_N = np.random.default_rng(seed).integers(1, 30, len(lengths_N))
+
+    def places(batch: np.ndarray) -> int:
+        return int(windows_N[batch].sum() * lengths_N[batch].max())
+
+    plans = (batches.plan(lengths_N, rows, tokens, seed, 0, windows_N=windows_N), batches.in_order(lengths_N, rows, tokens, windows_N=windows_N))
+    for plan in plans:
+        assert sorted(np.concatenate(plan).tolist()) == list(range(len(lengths_N)))
+        assert all(1 <= len(batch) <= rows and (len(batch) == 1 or places(batch) <= tokens) for batch in plan)
+    for one, following in pairwise(plans[1]):
+        assert len(one) == rows or places(np.append(one, following[:1])) > tokens
 
 
 def test_the_seed_and_the_epoch_decide_the_order() -> None:

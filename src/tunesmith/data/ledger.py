@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from tunesmith.files import reserve
+
 FACTS: dict[str, str] = {
     "digest": "<u8",  # the first 64 bits of the content's hash; they name the band
     "rest": "<u8",  # the next 64 bits
@@ -84,7 +86,7 @@ class Ledger:
         # Its room is taken now: a write into a mapped file that finds the disk full would kill the process.
         for name, size in (("first", 8), ("alike", 4)):
             with open(self._folder / name, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size * max(1, self.rows))
+                reserve(file.fileno(), size * max(1, self.rows))
 
     def blocks(self, *names: str) -> Iterator[tuple[int, list[Numbers]]]:
         """Some facts in blocks of up to BLOCK_ROWS rows, each with the index of its first row."""

@@ -26,6 +26,7 @@ from tunesmith.data.telling import Teller
 from tunesmith.data.texts import Row
 from tunesmith.data.validate import MOST_SHOWN, DataSettings, stop_for
 from tunesmith.errors import Problems, UserError, nearest, some
+from tunesmith.files import reserve
 
 PIECE_ROWS, PIECE_BYTES = 2 * rows.BATCH_ROWS, 1 << 19
 """Records mended at once, and bytes of their file, so that long documents stay bounded too."""
@@ -236,7 +237,10 @@ class FirstPass:
         for start, batch in self.batches():
             found = np.asarray(make(self.texts_of(batch)), np.float32)
             if file is None:
-                file = np.lib.format.open_memmap(self.work / "vectors.npy", "w+", np.float32, (self.book.rows, found.shape[1]))
+                shape = (self.book.rows, found.shape[1])
+                with open(self.work / "vectors", "wb") as empty:
+                    reserve(empty.fileno(), shape[0] * shape[1] * found.itemsize)
+                file = ledger.mapped(self.work / "vectors", "f4", write=True).reshape(shape)
             file[start : start + len(found)] = found
             self.tell.writing(0)
         return np.asarray(file)

@@ -5,6 +5,8 @@ Shapes: N rows, S sequences of a batch, L padded length, T tokens of all rows, D
 
 from __future__ import annotations
 
+import errno
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +18,15 @@ import torch
 from torch import nn
 
 from tunesmith.errors import UserError
-from tunesmith.files import as_user_error
+from tunesmith.files import FULL, as_user_error, reserve
 from tunesmith.models import bert, llama
 from tunesmith.models.features import BATCH_TOKENS, cache_folder
 from tunesmith.tokens import batches
 from tunesmith.tokens.examples import Batch, Examples, TokenExamples
 from tunesmith.tokens.text import TextExamples
+
+LARGE_BYTES = 1e9
+"""A cache of states from this size on is announced before it is written. A convention of ours."""
 
 
 def stack(model: nn.Module) -> list[nn.Module]:
@@ -62,6 +67,10 @@ class StateExamples:
     def lengths_N(self) -> npt.NDArray[Any]:
         return self.source.lengths_N
 
+    @property
+    def windows_N(self) -> npt.NDArray[np.int64] | None:
+        return self.source.windows_N
+
     def __len__(self) -> int:
         return len(self.source)
 
@@ -96,26 +105,52 @@ def cached(model: Any, examples: TokenExamples | TextExamples, progress: Callabl
     if not bert.accelerated(model):
         return examples
     states_TD = _room(len(examples.tokens.ids_T), model.config.hidden_size)
-    done = 0
-    for rows in batches.in_order(examples.lengths_N, 512, BATCH_TOKENS):
-        batch = examples.batch(rows)
+    done, single = 0, examples.sequences()
+    for rows in batches.in_order(single.lengths_N, 512, BATCH_TOKENS):
+        batch = single.batch(rows)
         mask_SL = batch.inputs["attention_mask"].bool()
         states_SLD = bert.below(model.bert, model.frozen_below, **batch.inputs)
-        states_TD[examples.places(rows)] = states_SLD[mask_SL].numpy()
+        states_TD[single.places(rows)] = states_SLD[mask_SL].numpy()
         done += len(rows)
-        progress(done, len(examples))
+        progress(done * len(examples) // len(single), len(examples))
     return StateExamples(examples, states_TD)
 
 
+def cache_bytes(model: Any, examples: Examples) -> int:
+    """Disk space that `cached` takes for these rows; 0 where it keeps nothing."""
+    if not getattr(model, "cache_states", False):
+        return 0
+    if isinstance(examples, TextExamples):
+        return _bytes(int(examples.lengths_N.sum()), model.config.hidden_size) if hasattr(model, "fast_states") else 0
+    if not isinstance(examples, TokenExamples) or not bert.accelerated(model):
+        return 0
+    return _bytes(len(examples.tokens.ids_T), model.config.hidden_size)
+
+
+def sized(size: float) -> str:
+    """Bytes in words."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def _bytes(tokens: int, width: int) -> int:
+    return tokens * width * np.dtype(np.float32).itemsize
+
+
 def _room(tokens: int, width: int) -> npt.NDArray[np.float32]:
-    """states_TD in a file without a name."""
-    folder = cache_folder().parent
+    """states_TD in a file without a name, with all of its space set aside: a full disk is an error here and not a signal later."""
+    folder, size = cache_folder().parent, _bytes(tokens, width)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
-            return np.memmap(file, np.float32, "w+", shape=(tokens, width))
+            reserve(file.fileno(), size)
+            return np.memmap(file, np.float32, "r+", shape=(tokens, width))
     except OSError as error:
-        raise as_user_error(error, folder) from error
+        if error.errno not in (*FULL, errno.EFBIG):
+            raise as_user_error(error, folder) from error
+        limit = f"{sized(shutil.disk_usage(folder).free)} are free" if error.errno in FULL else "the system allows no file of that size"
+        what = f"the states of {tokens:,} tokens below the learning layers take {sized(size)}, and {limit}"
+        remedy = "set method.cache: false (slower, same result), free some space, or set TUNESMITH_CACHE to a folder on a larger disk"
+        raise UserError(what, str(folder), remedy) from error
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 Touvron et al. 2023 (https://arxiv.org/abs/2302.13971); grouped heads: Ainslie et al. 2023 (https://arxiv.org/abs/2305.13245).
 transformers' own forward stays the reference; a test holds this one against it. What differs:
-1. Products, norms and activations run on the T tokens that there are. Attention lays rows side by side; the filler at their ends needs no
-   mask, because it comes after every real token and attention is causal. So rows never see each other, on any device.
+1. Products, norms and activations run on the T tokens that there are. Attention lays rows of like length side by side, group by group; the
+   filler at their ends needs no mask, because it comes after every real token and attention is causal. So rows never see each other, on any device.
 2. Query, key and value are one product, gate and up another, LoRA merged in for each step (`models/linear.py`).
 3. The logits are nobody's business here: `states` ends at the last norm, and the loss multiplies with the vocabulary only where a token is learnt.
 
 4. What PEFT puts before every row (soft vectors, or keys and values in each layer) is given once and stands before each of them: `Front`.
 
-Shapes: R rows, T tokens of all rows, L tokens of the longest row, D hidden size, H heads, G key-value heads, K size of a head, F feed-forward size,
+Shapes: R rows, T tokens of all rows, L tokens of the longest row (of a group), U different lengths, X places of all groups,
+D hidden size, H heads, G key-value heads, K size of a head, F feed-forward size,
 P places before each row.
 """
 
@@ -17,9 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -32,6 +35,15 @@ KINDS = ("llama", "mistral", "qwen2")
 """`model_type` of the configs whose layers this file knows."""
 
 
+CALL = 20_000
+"""What one more group of attention costs, forward and backward, in the unit of `grouped`, on a CPU. On two cores and `starter/scribe` a step took
+as long with 16,000 as with 50,000; with 4,000 it took a tenth longer for rows of 60 to 64 tokens, which then became two groups."""
+CALL_DEVICE = 4_000_000
+"""The same on a GPU, where a kernel's launch costs far more than what it computes for short rows. An estimate, not measured."""
+PLACE = 80
+"""What a place costs in attention apart from the products with the places of its row, in units of one such product: copies, gradients, the norm."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where tokens lie.
@@ -39,14 +51,16 @@ class Layout:
     Attributes:
         positions_T: each token's place in its row.
         lengths_R: tokens of each row, on the CPU.
-        spread_RL: which token stands at each place of rows laid side by side; filler repeats token 0. None for a single row.
-        gather_T: where each token stands among R x L places. None for a single row.
+        groups: (rows, places of a row) of each group that attention takes at once.
+        spread_X: which token stands at each place, group by group and row by row; filler repeats token 0. None where there is no filler and one group.
+        gather_T: where each token stands among the X places. None where `spread_X` is.
         sees_LS: which of S = P + L places a token may read, where keys stand before each row. None: itself and all before it.
     """
 
     positions_T: torch.Tensor
     lengths_R: list[int]
-    spread_RL: torch.Tensor | None
+    groups: list[tuple[int, int]]
+    spread_X: torch.Tensor | None
     gather_T: torch.Tensor | None
     sees_LS: torch.Tensor | None = None
 
@@ -97,6 +111,35 @@ def front(model: Any) -> Front | None:
     return Front(pairs=[(flat_NGPK[i], flat_NGPK[i + 1]) for i in range(0, 2 * config.num_layers, 2)])
 
 
+def grouped(lengths_R: list[int], call: int = CALL) -> list[list[int]]:
+    """Rows of like length together: the division that costs least.
+
+    R rows of which the longest has L places cost `call + R * L * (L + PLACE)`, filler included. Rows are sorted by length, and a row of one length
+    is never parted from another, so the best division is found exactly, from the shortest rows up.
+
+    Args:
+        lengths_R: tokens of each row.
+        call: cost of a group apart from its places.
+
+    Returns:
+        The rows of each group, in their order; groups of shorter rows come first.
+    """
+    sizes_U, of_R, counts_U = np.unique(lengths_R, return_inverse=True, return_counts=True)
+    before_U = np.cumsum(counts_U) - counts_U
+    best, begins = np.zeros(len(sizes_U) + 1, np.int64), []
+    for last, size in enumerate(sizes_U.tolist()):
+        # The group that ends with this length begins with one of those up to it.
+        costs = best[: last + 1] + call + (before_U[last] + counts_U[last] - before_U[: last + 1]) * (size * (size + PLACE))
+        begins.append(int(costs.argmin()))
+        best[last + 1] = costs[begins[-1]]
+    groups, stop = [], len(sizes_U)
+    while stop:
+        first = begins[stop - 1]
+        groups.append(np.flatnonzero((of_R >= first) & (of_R < stop)).tolist())
+        stop = first
+    return groups[::-1]
+
+
 def layout(lengths_R: list[int], device: torch.device, first: int = 0) -> Layout:
     """The layout of rows of given lengths, one after the other; positions begin at `first`."""
     lengths = torch.tensor(lengths_R)
@@ -105,11 +148,17 @@ def layout(lengths_R: list[int], device: torch.device, first: int = 0) -> Layout
     rows_T = torch.repeat_interleave(torch.arange(len(lengths_R)), lengths)
     places_T = torch.arange(total) - starts_R[rows_T]
     positions_T = (places_T + first).to(device)
-    if len(lengths_R) == 1:
-        return Layout(positions_T, lengths_R, None, None)
-    places_L = torch.arange(longest)
-    spread_RL = torch.where(places_L < lengths[:, None], starts_R[:, None] + places_L, 0)
-    return Layout(positions_T, lengths_R, spread_RL.flatten().to(device), (rows_T * longest + places_T).to(device))
+    if longest * len(lengths_R) == total:
+        return Layout(positions_T, lengths_R, [(len(lengths_R), longest)], None, None)
+    groups, spread, begins_R, places = [], [], torch.empty_like(lengths), 0
+    for rows in grouped(lengths_R, CALL if device.type == "cpu" else CALL_DEVICE):
+        longest = max(lengths_R[row] for row in rows)
+        places_L, own = torch.arange(longest), lengths[rows][:, None]
+        spread.append(torch.where(places_L < own, starts_R[rows][:, None] + places_L, 0).flatten())
+        begins_R[rows] = places + longest * torch.arange(len(rows))
+        groups.append((len(rows), longest))
+        places += len(rows) * longest
+    return Layout(positions_T, lengths_R, groups, torch.cat(spread).to(device), (begins_R[rows_T] + places_T).to(device))
 
 
 def accelerate(model: nn.Module) -> bool:
@@ -159,7 +208,8 @@ def configure(model: Any, noise: float, recompute: bool, compiled: bool) -> None
         what = "`train.noise` changes word vectors, and the layers that read them are frozen: their states are the same at each step"
         raise UserError(what, "recipe, `train`", "leave train.noise out, or choose a method that learns in every layer")
     bare.noise, bare.recompute = noise, recompute
-    bare.one_layer = torch.compile(_layer, dynamic=True) if compiled else _layer
+    # Attention stays outside: its groups differ from batch to batch, and the compiler would begin anew with each number of them.
+    bare.one_layer = partial(_layer, before=torch.compile(heads, dynamic=True), after=torch.compile(feed, dynamic=True)) if compiled else _layer
 
 
 def states(model: Any, ids_T: torch.Tensor, lengths_R: list[int], cached_TD: torch.Tensor | None = None) -> torch.Tensor:
@@ -179,13 +229,16 @@ def states(model: Any, ids_T: torch.Tensor, lengths_R: list[int], cached_TD: tor
         made: torch.Tensor = bare.fast_states(ids_T, lengths_R, cached_TD, front(model))
         return made
     assert cached_TD is None and front(model) is None
-    # Padded on the right and masked: not every kind keeps packed rows apart by positions that begin again (opt, bloom, mamba ... do not).
-    lengths = torch.tensor(lengths_R, device=ids_T.device)
-    mask_RL = torch.arange(max(lengths_R), device=ids_T.device) < lengths[:, None]
-    ids_RL = ids_T.new_zeros(mask_RL.shape)
-    ids_RL[mask_RL] = ids_T
-    output = bare.get_decoder()(input_ids=ids_RL, attention_mask=mask_RL.long(), use_cache=False)
-    return output.last_hidden_state[mask_RL]  # type: ignore[no-any-return]  # transformers' output behind Any
+    # Padded on the right and masked, rows of like length together: not every kind keeps packed rows apart by positions that begin again (opt, bloom,
+    # mamba ... do not).
+    rows_T, made_R = torch.split(ids_T, lengths_R), [ids_T.new_zeros(0)] * len(lengths_R)
+    for rows in grouped(lengths_R, CALL if ids_T.device.type == "cpu" else CALL_DEVICE):
+        ids_RL = nn.utils.rnn.pad_sequence([rows_T[row] for row in rows], batch_first=True)
+        mask_RL = nn.utils.rnn.pad_sequence([torch.ones_like(rows_T[row]) for row in rows], batch_first=True)
+        hidden_RLD = bare.get_decoder()(input_ids=ids_RL, attention_mask=mask_RL, use_cache=False).last_hidden_state
+        for row, hidden_LD in zip(rows, hidden_RLD, strict=True):
+            made_R[row] = hidden_LD[: lengths_R[row]]
+    return torch.cat(made_R)
 
 
 def _states(self: Any, ids_T: torch.Tensor, lengths_R: list[int], cached_TD: torch.Tensor | None, before: Front | None = None) -> torch.Tensor:
@@ -288,10 +341,21 @@ def norm(module: Any, hidden: torch.Tensor) -> torch.Tensor:
     return F.rms_norm(hidden, (hidden.shape[-1],), module.weight, module.variance_epsilon)
 
 
-def _layer(layer: Any, hidden_TD: torch.Tensor, cos_T1J: torch.Tensor, sin_T1J: torch.Tensor, where: Layout, pair: Pair | None = None) -> torch.Tensor:
-    query_THK, key_TGK, value_TGK = heads(layer, hidden_TD, cos_T1J, sin_T1J)
+def _layer(
+    layer: Any,
+    hidden_TD: torch.Tensor,
+    cos_T1J: torch.Tensor,
+    sin_T1J: torch.Tensor,
+    where: Layout,
+    pair: Pair | None = None,
+    before: Callable[..., Any] | None = None,
+    after: Callable[..., Any] | None = None,
+) -> torch.Tensor:
+    """One layer; `before` and `after` are `heads` and `feed`, or what torch's compiler made of them."""
+    query_THK, key_TGK, value_TGK = (before or heads)(layer, hidden_TD, cos_T1J, sin_T1J)
     chance = layer.self_attn.attention_dropout if layer.training else 0.0
-    return feed(layer, hidden_TD, attend(query_THK, key_TGK, value_TGK, where, chance, pair))
+    made: torch.Tensor = (after or feed)(layer, hidden_TD, attend(query_THK, key_TGK, value_TGK, where, chance, pair))
+    return made
 
 
 def heads(layer: Any, hidden_TD: torch.Tensor, cos_T1J: torch.Tensor, sin_T1J: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -306,16 +370,30 @@ def attend(
     query_THK: torch.Tensor, key_TGK: torch.Tensor, value_TGK: torch.Tensor, where: Layout, dropout: float = 0.0, pair: Pair | None = None
 ) -> torch.Tensor:
     """Causal attention within each row, and to the keys before it (`pair`): context_TN, the heads of a token one after the other."""
-    query_RHLK, key_RGLK, value_RGLK = (_beside(one, where) for one in (query_THK, key_TGK, value_TGK))
+    beside = [_beside(one, where) for one in (query_THK, key_TGK, value_TGK)]
+    contexts = [_attended(query, key, value, where.sees_LS, dropout, pair) for query, key, value in zip(*beside, strict=True)]
+    context_XN = contexts[0] if len(contexts) == 1 else torch.cat(contexts)
+    if where.gather_T is None or where.spread_X is None:
+        return context_XN
+    if not torch.is_grad_enabled():
+        return context_XN[where.gather_T]
+    context_TN: torch.Tensor = _Gather.apply(context_XN, where.gather_T)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return context_TN
+
+
+def _attended(
+    query_RHLK: torch.Tensor, key_RGLK: torch.Tensor, value_RGLK: torch.Tensor, sees_LS: torch.Tensor | None, dropout: float, pair: Pair | None
+) -> torch.Tensor:
+    """Attention within rows side by side: their contexts one place after the other."""
     grouped = query_RHLK.shape[1] != key_RGLK.shape[1]
     if pair is not None:
         key_RGLK, value_RGLK = (torch.cat([one.expand(len(own), -1, -1, -1), own], 2) for one, own in zip(pair, (key_RGLK, value_RGLK), strict=True))
-    causal = where.sees_LS is None
+    if sees_LS is not None:  # made for the longest row of all
+        sees_LS = sees_LS[: query_RHLK.shape[2], : key_RGLK.shape[2]]
     context_RHLK = F.scaled_dot_product_attention(
-        query_RHLK, key_RGLK, value_RGLK, attn_mask=where.sees_LS, is_causal=causal, dropout_p=dropout, enable_gqa=grouped
+        query_RHLK, key_RGLK, value_RGLK, attn_mask=sees_LS, is_causal=sees_LS is None, dropout_p=dropout, enable_gqa=grouped
     )
-    context_TN = context_RHLK.transpose(1, 2).flatten(0, 1).flatten(1)
-    return context_TN if where.gather_T is None else context_TN[where.gather_T]
+    return context_RHLK.transpose(1, 2).flatten(0, 1).flatten(1)
 
 
 def feed(layer: Any, hidden_TD: torch.Tensor, context_TN: torch.Tensor) -> torch.Tensor:
@@ -329,12 +407,42 @@ def feed(layer: Any, hidden_TD: torch.Tensor, context_TN: torch.Tensor) -> torch
     return hidden_TD + linear(mlp.down_proj, product_TF)
 
 
-def _beside(one_TNK: torch.Tensor, where: Layout) -> torch.Tensor:
-    """Rows laid side by side: (R, heads, L, K)."""
-    if where.spread_RL is None:
-        return one_TNK.transpose(0, 1)[None]
-    spread = one_TNK.flatten(1)[where.spread_RL]
-    return spread.view(len(where.lengths_R), -1, *one_TNK.shape[1:]).transpose(1, 2)
+def _beside(one_TNK: torch.Tensor, where: Layout) -> list[torch.Tensor]:
+    """Rows laid side by side, (R, heads, L, K) for each group."""
+    if where.spread_X is None or where.gather_T is None:
+        return [one_TNK.view(*where.groups[0], *one_TNK.shape[1:]).transpose(1, 2)]
+    flat_TN = one_TNK.flatten(1)
+    spread_XN = _Spread.apply(flat_TN, where.spread_X, where.gather_T) if torch.is_grad_enabled() else flat_TN[where.spread_X]  # type: ignore[no-untyped-call]  # as above
+    parts = spread_XN.split([rows * places for rows, places in where.groups]) if len(where.groups) > 1 else [spread_XN]
+    return [part.view(*group, *one_TNK.shape[1:]).transpose(1, 2) for part, group in zip(parts, where.groups, strict=True)]
+
+
+class _Spread(torch.autograd.Function):
+    """Tokens at their places. The gradient of filler is exactly zero, so each token's is that of its one place: no sum over places is needed."""
+
+    @staticmethod
+    def forward(context: Any, one_TN: torch.Tensor, spread_X: torch.Tensor, gather_T: torch.Tensor) -> torch.Tensor:
+        context.save_for_backward(gather_T)
+        return one_TN[spread_X]
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return gradients[0][context.saved_tensors[0]], None, None
+
+
+class _Gather(torch.autograd.Function):
+    """The tokens among places; filler's gradient is zero."""
+
+    @staticmethod
+    def forward(context: Any, one_XN: torch.Tensor, gather_T: torch.Tensor) -> torch.Tensor:
+        context.save_for_backward(gather_T)
+        context.places = len(one_XN)
+        return one_XN[gather_T]
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        zeros_XN = gradients[0].new_zeros(context.places, *gradients[0].shape[1:])
+        return zeros_XN.index_copy_(0, context.saved_tensors[0], gradients[0]), None
 
 
 def rotate(x_TNK: torch.Tensor, cos_T1J: torch.Tensor, sin_T1J: torch.Tensor) -> torch.Tensor:

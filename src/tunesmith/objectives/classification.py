@@ -197,13 +197,14 @@ class Classification:
         return (figures["best_cut_micro_f1" if self.multi_label else "macro_f1"], -figures["loss"])
 
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """logits_BC in fp32 (float64 of a float64 model); the windows of a long text are averaged."""
-        from tunesmith.models.linear import at_least_fp32
+        """logits_BC in fp32 (float64 of a float64 model); the windows of a long text are averaged.
 
-        output: Any = model(**batch.inputs)
-        logits_SC = at_least_fp32(output.logits)
+        More windows than `batches.WINDOW_TOKENS` allows go through the model in parts. While training, each part keeps its input alone and is computed
+        again in the backward pass (Chen et al. 2016, https://arxiv.org/abs/1604.06174): same loss, same gradient, bounded memory.
+        """
         if batch.rows_S is None:
-            return logits_SC
+            return _logits(model, batch.inputs)
+        logits_SC = _in_parts(model, batch.inputs)
         summed_BC = logits_SC.new_zeros(batch.rows, logits_SC.shape[1]).index_add(0, batch.rows_S, logits_SC)
         counts_B = batch.rows_S.bincount(minlength=batch.rows)
         return summed_BC / counts_B[:, None]
@@ -269,6 +270,35 @@ class Classification:
             known, counts = np.unique(labels.cpu().numpy(), return_counts=True)
             out |= {f"{kind} {c}": float(n) for c, n in zip(known.tolist(), counts.tolist(), strict=True)}
         return out
+
+
+def _logits(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    from tunesmith.models.linear import at_least_fp32
+
+    output: Any = model(**inputs)
+    return at_least_fp32(output.logits)
+
+
+def _in_parts(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """logits_SC of sequences, as many at once as `WINDOW_TOKENS` allows."""
+    import torch
+
+    from tunesmith.tokens import batches
+
+    sequences, length = inputs["attention_mask"].shape
+    size = max(1, batches.WINDOW_TOKENS // length)
+    if sequences <= size:
+        return _logits(model, inputs)
+    parts = []
+    for start in range(0, sequences, size):
+        part = {name: value[start : start + size] for name, value in inputs.items()}
+        if torch.is_grad_enabled():
+            from torch.utils.checkpoint import checkpoint
+
+            parts.append(checkpoint(_logits, model, part, use_reentrant=False))
+        else:
+            parts.append(_logits(model, part))
+    return torch.cat(parts)
 
 
 def losses(

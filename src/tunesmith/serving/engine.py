@@ -1,6 +1,6 @@
 """A saved classifier that answers: the same engine evaluates, predicts and (later) serves, so what is measured is what ships.
 
-Shapes: N texts, B texts of a batch, C labels.
+Shapes: N texts, Q sequences (Q = N, or more when long texts become windows), C labels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 256
 BATCH_TOKENS = 4096
-"""Padded tokens of a batch: enough for full speed, bounded memory on long texts."""
+"""Padded tokens of a batch: enough for full speed, bounded memory on long texts. Windows of a text may lie in several batches."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +81,19 @@ class Classifier:
         import torch
 
         tokens = encode.encode(self._reader, texts, pairs, self.about.max_tokens, self.about.truncation)
-        examples = TokenExamples(tokens, Targets(None), self._reader.pad_id)
-        out_NC = np.zeros((len(texts), len(self.about.labels)), np.float32)
+        # Windows are read apart, whichever rows they belong to: a long text needs no more memory than short ones.
+        examples = TokenExamples(tokens, Targets(None), self._reader.pad_id).sequences()
+        out_QC = np.zeros((len(examples), len(self.about.labels)), np.float32)
         done = 0
         with torch.inference_mode():
-            for rows in batches.in_order(examples.lengths_N, BATCH_ROWS, BATCH_TOKENS):
-                batch = examples.batch(rows).to(torch.device(self._device))
-                logits_SC = self._model(**batch.inputs).logits.float()
-                if batch.rows_S is not None:
-                    summed_BC = logits_SC.new_zeros(batch.rows, logits_SC.shape[1]).index_add(0, batch.rows_S, logits_SC)
-                    logits_SC = summed_BC / batch.rows_S.bincount(minlength=batch.rows)[:, None]
-                out_NC[rows] = logits_SC.cpu().numpy()
-                done += len(rows)
-                progress(done, len(texts))
-        return out_NC
+            for some in batches.in_order(examples.lengths_N, BATCH_ROWS, BATCH_TOKENS):
+                batch = examples.batch(some).to(torch.device(self._device))
+                out_QC[some] = self._model(**batch.inputs).logits.float().cpu().numpy()
+                done += len(some)
+                progress(done * len(texts) // len(examples), len(texts))
+        if tokens.windows_N is None:
+            return out_QC
+        return (np.add.reduceat(out_QC, tokens.rows_N[:-1]) / tokens.windows_N[:, None]).astype(np.float32)
 
     def probabilities(self, texts: Sequence[str], pairs: Sequence[str | None] | None = None) -> npt.NDArray[np.float32]:
         """probabilities_NC, calibrated: each row sums to 1, or, with several labels, each is a label's own."""

@@ -91,7 +91,7 @@ def _one(
 
     from tunesmith import methods
     from tunesmith.models import about as abouts
-    from tunesmith.models import llama, load, vocabulary
+    from tunesmith.models import layers, llama, load, vocabulary
     from tunesmith.stages.self_checks import SelfChecks
     from tunesmith.training import loop
 
@@ -108,6 +108,10 @@ def _one(
     llama.configure(model, settings.noise, settings.recompute, settings.compile)
     checks = SelfChecks(objective, given["train"])
     expected = checks.reference(model)
+    size = sum(layers.cache_bytes(model, one) for one in given.values())
+    if size >= layers.LARGE_BYTES:
+        text = f"the states below the learning layers take {layers.sized(size)} on the disk while training; method.cache: false keeps none and is slower"
+        run.emit({"kind": "note", "text": text})
     examples = {side: method.examples(model, one, base, context.progress("embed")) for side, one in given.items()}
     fingerprints = [one.fingerprint() for one in examples.values()]
     table = vocabulary.compact(model, list(examples.values()))

@@ -63,9 +63,14 @@ class Tokens:
 
     @property
     def lengths_N(self) -> npt.NDArray[Any]:
-        """Tokens of each row's longest sequence: what the row costs in a padded batch."""
+        """Tokens of each row's longest sequence: what each of its sequences takes in a padded batch of such rows."""
         lengths_Q = np.diff(self.offsets_Q)
         return np.maximum.reduceat(lengths_Q, self.rows_N[:-1]) if len(self) else lengths_Q
+
+    @property
+    def windows_N(self) -> npt.NDArray[np.int64] | None:
+        """Sequences of each row; None where every row has one."""
+        return None if len(self.offsets_Q) == len(self.rows_N) else np.diff(self.rows_N)
 
 
 def encode(

@@ -51,7 +51,7 @@ class Examples(Protocol):
 
     @property
     def lengths_N(self) -> npt.NDArray[Any]:
-        """Cost of each row, in tokens."""
+        """Tokens of each row, or of its longest window."""
 
     def __len__(self) -> int: ...
 
@@ -79,6 +79,11 @@ class Targets:
         return [b"" if one is None else one.numpy().tobytes() for one in (self.values_N, self.weights_N)]
 
 
+def windows(examples: Examples) -> npt.NDArray[np.int64] | None:
+    """Sequences of each row of some examples; None where every row has one."""
+    return getattr(examples, "windows_N", None)
+
+
 def joined(parts: Sequence[Targets]) -> Targets:
     """The targets of rows that were read in parts, in order; there is one part at least."""
     import torch
@@ -100,6 +105,11 @@ class TokenExamples:
     @property
     def lengths_N(self) -> npt.NDArray[Any]:
         return self.tokens.lengths_N
+
+    @property
+    def windows_N(self) -> npt.NDArray[np.int64] | None:
+        """Sequences of each row; None where every row has one."""
+        return self.tokens.windows_N
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -147,7 +147,7 @@ def _recommended(limits: list[dict[str, Any]], rows: int, total: int, longest: i
 
 
 def padding(values_V: Integers, counts_V: Integers, limit: int, batch_rows: int) -> dict[str, Any]:
-    """What padded batches cost: rows cut to the limit, in random order, sorted by length, and packed without padding.
+    """What padded batches cost: rows cut to the limit, in random order, sorted by length, and packed (none outside attention).
 
     Args:
         values_V, counts_V: the different lengths, ascending, and how many rows have each.
@@ -231,7 +231,7 @@ def blocks(report: Mapping[str, Any]) -> list[Block]:
     waste = report["padding"]
     used, spared = waste["used"], waste["random"]["padding"] - waste[waste["used"]]["padding"]
     spare = f"{'Packed batches' if used == 'packed' else 'Batches of rows of like length'} spare {spared:,} tokens of padding an epoch."
-    names = {"random": "padded, in random order", "sorted": "padded, rows of like length together", "packed": "packed, without padding"}
+    names = {"random": "padded, in random order", "sorted": "padded, rows of like length together", "packed": "packed, none outside attention"}
     limit, best = report["limit"], report["recommended"]
     other = best["limit"]
     marks = [(limit, f"limit {limit}, as recommended")] if limit == other else [(limit, f"limit {limit}"), (other, f"recommended {other}")]

@@ -22,7 +22,7 @@ from torch import nn
 from tunesmith.errors import Interrupted, UserError
 from tunesmith.objectives import Objective
 from tunesmith.tokens import batches
-from tunesmith.tokens.examples import Batch, Examples
+from tunesmith.tokens.examples import Batch, Examples, windows
 from tunesmith.training import checkpoint, schedule
 from tunesmith.training.device import Machine
 from tunesmith.training.optimizer import Optimizer
@@ -137,7 +137,7 @@ def train(
             break
         started = time.perf_counter()
         rows = plans.of(state.epoch)[state.position]
-        loop.step([examples.batch(one) for one in _micro(rows, settings.micro_rows)])
+        loop.step([examples.batch(part) for one in _micro(rows, settings.micro_rows) for part in plans.bounded(one)])
         state.position += 1
         if state.position == len(plans.of(state.epoch)):
             state.epoch, state.position = state.epoch + 1, 0
@@ -180,15 +180,23 @@ class _Plans:
     def __init__(self, examples: Examples, settings: TrainSettings) -> None:
         assert not isinstance(settings.epochs, str)
         self._lengths_N, self._settings, self._packed, self.epochs = examples.lengths_N, settings, packed(examples), settings.epochs
-        self._epoch = -1
+        self._windows_N, self._epoch = windows(examples), -1
         self._plan: Sequence[batches.Rows] = []
         self.sizes = [len(self.of(epoch)) for epoch in range(self.epochs)]
 
     def of(self, epoch: int) -> Sequence[batches.Rows]:
         if epoch != self._epoch:
             s, self._plan = self._settings, []  # one plan at a time
-            self._epoch, self._plan = epoch, batches.plan(self._lengths_N, s.batch_rows, s.batch_tokens, s.seed, epoch, self._packed)
+            self._epoch, self._plan = epoch, batches.plan(
+                self._lengths_N, s.batch_rows, s.batch_tokens, s.seed, epoch, self._packed, self._windows_N
+            )
         return self._plan
+
+    def bounded(self, rows_B: batches.Rows) -> list[batches.Rows]:
+        """Rows computed at once, in parts where they have so many windows that they exceed `WINDOW_TOKENS`."""
+        if self._windows_N is None:
+            return [rows_B]
+        return batches.cut(rows_B, self._lengths_N, len(rows_B), batches.WINDOW_TOKENS, self._windows_N)
 
     def steps(self) -> int:
         return min(sum(self.sizes), self._settings.steps or sum(self.sizes))
@@ -337,7 +345,7 @@ def measure(model: nn.Module, objective: Objective, examples: Examples, device: 
     model.eval()
     sums: dict[str, float] = {}
     with torch.inference_mode():
-        for rows in batches.in_order(examples.lengths_N, 256, MEASURE_TOKENS, packed(examples)):
+        for rows in batches.in_order(examples.lengths_N, 256, MEASURE_TOKENS, packed(examples), windows(examples)):
             for name, value in objective.measure(model, examples.batch(rows).to(device)).items():
                 sums[name] = sums.get(name, 0.0) + value
     return objective.summary(sums)

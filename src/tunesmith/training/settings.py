@@ -23,7 +23,7 @@ class TrainSettings(Settings):
     batch_rows: int = Field(32, ge=1)
     """Most rows of one optimizer step."""
     batch_tokens: int | None = Field(None, ge=1)
-    """Most tokens of one optimizer step, padding included. null: rows alone decide."""
+    """Most tokens of one optimizer step, padding and all windows of a row included. null: rows alone decide."""
     micro_rows: int | None = Field(None, ge=1)
     """Rows computed at once; an optimizer step adds up as many such parts as it needs. Saves memory, changes nothing else. null: all."""
     schedule: Schedule = "linear"
