@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from exact import TIGHT, double
+from exact import CLIPPED, TIGHT, double
 from torch import nn
 
 RATE, DECAY, CLIP = 1e-3, 0.1, 0.5
