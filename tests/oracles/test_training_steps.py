@@ -10,8 +10,7 @@ from exact import CLIPPED, TIGHT, double
 from torch import nn
 
 RATE, DECAY, CLIP = 1e-3, 0.1, 0.5
-CLIPPED = RATE * 5e-6
-"""Largest difference of weights after three clipped steps: torch's fused AdamW takes the clipping factor in fp32 (6e-8), another one in each step."""
+
 
 
 def classifier(bench: Any, problem: str = "single_label_classification") -> nn.Module:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from tunesmith.errors import UserError
 from tunesmith.files import as_user_error, cache, locked, sha256_bytes, sha256_json, staged_file, sweep_staging
 from tunesmith.models.catalog import Base, Pooling
 from tunesmith.tokens import batches
@@ -35,7 +36,9 @@ BATCH_TOKENS = 2048
 CHUNK_BATCHES = 64
 """A segment is written after this many batches, so a killed run keeps what it has computed."""
 MOST_BYTES = 4_000_000_000
-"""Size of all cached vectors together; the tables not read for longest go first."""
+"""Size of all cached vectors together; the segments not read for longest go first, whichever table they belong to."""
+IN_USE_SECONDS = 3600
+"""A segment read within this time may be in use by another process and stays."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +75,21 @@ def vectors(base: Base, examples: TokenExamples, pooling: Pooling | None = None,
     pooling = pooling or base.pooling or "mean"
     folder = cache_folder() / sha256_json({"base": base.sha256, "layer": -1, "pooling": pooling, "dtype": "float32", "version": 1})[:32]
     keys_Q = _keys(examples)
-    found = _read(folder)
-    fresh = {}
+    places = {name: place for place, name in enumerate(dict.fromkeys(keys_Q))}
+    held = {name for _, names in _segments(folder) for name in names if name in places}
+    fresh: dict[bytes, int] = {}
     for sequence, name in enumerate(keys_Q):
-        if name not in found and name not in fresh:
-            fresh[name] = sequence
+        if name not in held:
+            fresh.setdefault(name, sequence)
+    del held
     if fresh:
         with locked(folder / "lock"):
             sweep_staging(folder)
             _compute(base, examples, pooling, list(fresh), np.fromiter(fresh.values(), np.int64), folder, progress)
-        found = _read(folder)
-        _evict(folder)
-    os.utime(folder)
-    table_QD = np.stack([found[name] for name in keys_Q])
+    table_UD, used = _read(folder, places)
+    if fresh:
+        _evict(used)
+    table_QD = table_UD if len(places) == len(keys_Q) else table_UD[np.fromiter((places[name] for name in keys_Q), np.int64, len(keys_Q))]
     if len(keys_Q) != len(examples):
         rows_N = examples.tokens.rows_N
         table_QD = (np.add.reduceat(table_QD, rows_N[:-1]) / np.diff(rows_N)[:, None]).astype(np.float32)
@@ -105,21 +110,60 @@ def _keys(examples: TokenExamples) -> list[bytes]:
     return out
 
 
-def _read(folder: Path) -> dict[bytes, npt.NDArray[np.float32]]:
-    """All rows of a table, memory-mapped; a damaged segment is deleted and will be computed again."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def _segments(folder: Path) -> Iterator[tuple[Path, list[bytes]]]:
+    """Each segment of a table with its keys; its vectors stay on disk. A damaged segment is deleted and will be computed again."""
+    from safetensors import SafetensorError, safe_open
 
-    out: dict[bytes, npt.NDArray[np.float32]] = {}
     for path in sorted(folder.glob("segment-*.safetensors")):
         try:
-            segment = load_file(path)
-            out.update(zip((row.tobytes() for row in segment["keys"]), segment["vectors"], strict=True))
+            with safe_open(path, "numpy") as file:
+                keys_N = file.get_tensor("keys")
+                sound = keys_N.dtype == np.uint8 and keys_N.shape == (file.get_slice("vectors").get_shape()[0], 16)
         except (SafetensorError, KeyError, ValueError):
-            path.unlink(missing_ok=True)
+            sound = False
+        except FileNotFoundError:  # another process was faster
+            continue
         except OSError as error:
             raise as_user_error(error, path) from error
-    return out
+        if not sound:
+            path.unlink(missing_ok=True)
+            continue
+        raw = keys_N.tobytes()
+        yield path, [raw[start : start + 16] for start in range(0, len(raw), 16)]
+
+
+def _read(folder: Path, places: dict[bytes, int]) -> tuple[npt.NDArray[np.float32], set[Path]]:
+    """The vectors of some keys, in memory segment by segment.
+
+    Args:
+        folder: the table, which holds all of them.
+        places: the keys, and where each one's vector goes.
+
+    Returns:
+        vectors_UD, and the segments they came from.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    out_UD: npt.NDArray[np.float32] | None = None
+    filled_U, used = np.zeros(len(places), bool), set()
+    for path, names in _segments(folder):
+        rows = [row for row, name in enumerate(names) if name in places]
+        if not rows:
+            continue
+        try:
+            with safe_open(path, "numpy") as file:
+                found_ND = file.get_tensor("vectors")
+            os.utime(path)
+        except (OSError, SafetensorError):  # deleted by another process since its keys were read
+            continue
+        if out_UD is None:
+            out_UD = np.empty((len(places), found_ND.shape[1]), np.float32)
+        at = np.fromiter((places[names[row]] for row in rows), np.int64, len(rows))
+        out_UD[at], filled_U[at] = found_ND[rows], True
+        used.add(path)
+    if out_UD is None or not filled_U.all():
+        raise UserError("cached vectors were deleted while they were in use", str(folder), "give the same command again: it computes them anew")
+    return out_UD, used
 
 
 def _compute(
@@ -180,14 +224,16 @@ def pool(model: nn.Module, inputs: dict[str, torch.Tensor], pooling: Pooling) ->
     return torch.nn.functional.normalize(pooled_BD, dim=-1)
 
 
-def _evict(keep: Path) -> None:
-    """Delete the tables read longest ago until all of them fit in MOST_BYTES; never the one in use."""
-    tables = sorted((p for p in cache_folder().iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime)
-    sizes = {p: sum(f.stat().st_size for f in p.glob("segment-*")) for p in tables}
-    total = sum(sizes.values())
-    for table in tables:
-        # A table read within the hour may be in use by another process.
-        if total <= MOST_BYTES or table == keep or time.time() - table.stat().st_mtime < 3600:
-            continue
-        shutil.rmtree(table, ignore_errors=True)
-        total -= sizes[table]
+def _evict(used: set[Path]) -> None:
+    """Delete the segments read longest ago, of any table, until all of them fit in MOST_BYTES; never those in use."""
+    segments = []
+    for path in cache_folder().glob("*/segment-*"):
+        with suppress(FileNotFoundError):  # another process was faster
+            segments.append((path.stat().st_mtime, path.stat().st_size, path))
+    total = sum(size for _, size, _ in segments)
+    for when, size, path in sorted(segments):
+        if total <= MOST_BYTES:
+            return
+        if path not in used and time.time() - when >= IN_USE_SECONDS:
+            path.unlink(missing_ok=True)
+            total -= size
