@@ -156,9 +156,9 @@ class Classification:
         return (figures["micro_f1" if self.multi_label else "accuracy"], -figures["loss"])
 
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """logits_BC in fp32; the windows of a long text are averaged."""
+        """logits_BC in fp32 or wider; the windows of a long text are averaged."""
         output: Any = model(**batch.inputs)
-        logits_SC: torch.Tensor = output.logits.float()
+        logits_SC: torch.Tensor = output.logits if output.logits.dtype.itemsize > 4 else output.logits.float()
         if batch.rows_S is None:
             return logits_SC
         summed_BC = logits_SC.new_zeros(batch.rows, logits_SC.shape[1]).index_add(0, batch.rows_S, logits_SC)
