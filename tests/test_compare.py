@@ -17,7 +17,7 @@ LEARNS: dict[str, Any] = {"method": "full", "train__epochs": 8, "train__learning
 def test_two_runs_are_compared_on_the_rows_of_the_first(cli_: Any, recipe_file: Path, colours: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     good = tunesmith.run(recipe_file, runs_dir=runs, name="good", **LEARNS)
-    tunesmith.run(recipe_file, runs_dir=runs, name="weak", method="features", train__epochs=1, train__learning_rate=1e-6, evaluate__against=["majority"])
+    tunesmith.run(recipe_file, runs_dir=runs, name="weak", method="full", train__epochs=1, train__learning_rate=1e-6, evaluate__against=["majority"])
     code, out, _ = cli_("evaluate", "good", "--against", "weak", "--runs-dir", runs)
     assert code == 0 and "Better than weak" in out and f"Written to {good.folder / 'comparison-weak.json'}" in out and "flatter" not in out
     found = json.loads((good.folder / "comparison-weak.json").read_text())["splits"]["test"]

@@ -35,14 +35,12 @@ class Teller:
             self.close()
         said: dict[str, Callable[[dict[str, Any]], str | None]] = {
             "stage": self._stage,
-            "valid": lambda e: f"  epoch {e['epoch']:g}: validation {_figures(e)}{'  (best so far)' if e['best'] else ''}",
+            "valid": lambda e: f"  {_place(e)} {_figures(e)}{'  (best so far)' if e['best'] else ''}",
             "resumed": lambda e: f"  resumed at step {e['step']}",
             "skipped": lambda e: f"[yellow]  step {e['step']} skipped: its {e['what']} was not finite[/]",
             "warning": lambda e: f"[yellow]  {_safe(e['text'])}[/]",
             "note": lambda e: f"  [dim]{_safe(e['text'])}[/]",
-            "trained": lambda e: (
-                f"  {e['steps']} steps in {e['seconds']:.1f} s, {e['tokens_per_second']:,.0f} tokens/s, kept step {e['kept_step']}"
-            ),
+            "trained": _trained,
         }
         text = said[kind](event) if kind in said else None
         if text:
@@ -91,6 +89,16 @@ def _rate(event: dict[str, Any]) -> str:
     if event.get("seconds") and "rows" in event:
         return f", {event['rows'] / event['seconds']:,.0f} rows/s"
     return f", {event['tokens'] / event['seconds']:,.0f} tokens/s" if event.get("seconds") and "tokens" in event else ""
+
+
+def _place(event: dict[str, Any]) -> str:
+    return f"penalty {event['penalty']:.2g}: held-out" if "penalty" in event else f"epoch {event['epoch']:g}: validation"
+
+
+def _trained(event: dict[str, Any]) -> str:
+    if "penalty" in event:
+        return f"  {event['steps']} penalties in {event['seconds']:.1f} s, kept {event['penalty']:.2g}"
+    return f"  {event['steps']} steps in {event['seconds']:.1f} s, {event['tokens_per_second']:,.0f} tokens/s, kept step {event['kept_step']}"
 
 
 def _figures(event: dict[str, Any]) -> str:

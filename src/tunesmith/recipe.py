@@ -254,7 +254,7 @@ def resolve(recipe: Recipe, stem: str) -> Recipe:
     train = recipe.train
     # A method that writes no text (features) has no defaults for it; adapting says so in its own words.
     epochs, rate = (getattr(method, "text_" + name, getattr(method, name)) if writes else getattr(method, name) for name in ("epochs", "learning_rate"))
-    auto = ({"epochs": epochs} if train.epochs == "auto" else {}) | ({"learning_rate": rate} if train.learning_rate == "auto" else {})
+    auto = ({"epochs": epochs} if train.epochs in ("auto", None) else {}) | ({"learning_rate": rate} if train.learning_rate in ("auto", None) else {})
     name = recipe.name or re.sub(r"[^a-z0-9._-]", "-", stem.lower()).strip("-._")[:64] or "run"
     update = {"name": name, "data": data, "model": model, "objective": objective, "train": train.model_copy(update=auto)}
     return recipe.model_copy(update=update)

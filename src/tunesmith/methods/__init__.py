@@ -3,7 +3,7 @@
 A method is a module with:
 
     Settings            its settings, with `kind` fixed to its name
-    learning_rate, epochs   defaults that suit it, used where the recipe says `auto`
+    learning_rate, epochs   defaults that suit it, used where the recipe says `auto`; None where its model is solved for without steps
     text_learning_rate, text_epochs     the same for language models; `features` has none, for it takes none
     adapt(base, head, settings) -> model        trainable parameters require grad, the others do not
     examples(model, examples, base) -> examples what the model takes: tokens as they are, or vectors from the cache
@@ -55,8 +55,8 @@ class Saved:
 class Method(Protocol):
     """What a method's module offers; see the top of this file."""
 
-    learning_rate: float
-    epochs: int
+    learning_rate: float | None
+    epochs: int | None
     text_learning_rate: float
     text_epochs: int
 

@@ -1,9 +1,9 @@
-"""Feature extraction: the base stays frozen, each text is embedded once, and a linear head learns on the vectors.
+"""Feature extraction: the base stays frozen, each text is embedded once, and the best linear head on the vectors is solved for.
 
 Devlin et al. 2019 (https://arxiv.org/abs/1810.04805, section 5.3) and Reimers and Gurevych 2019 (https://arxiv.org/abs/1908.10084).
-1. Vectors are mean-pooled and of length 1, as sentence encoders are trained to give; the head sees them times sqrt(D), so that each
-   component is about 1 and one learning rate suits every base.
-2. Vectors come from the cache in models/features.py, so twenty epochs cost one pass over the base.
+1. Vectors are mean-pooled and of length 1, as sentence encoders are trained to give; the head sees them times sqrt(D).
+2. Vectors come from the cache in models/features.py, so all that follows costs one pass over the base.
+3. The head is no result of steps: the loss has one optimum under an L2 penalty, and training/convex.py finds it and chooses the penalty.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class FeaturesSettings(Settings):
     kind: Literal["features"] = "features"
     pooling: Literal["auto", "mean", "first"] = "auto"
     """How token states become one vector: their mean, or the first token's. auto: as the base's folder says it was trained, else the mean."""
-    dropout: float = Field(0.1, ge=0, lt=1)
-    """Dropout on the vectors while training."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Without effect, and a value above 0 is warned of: the penalty that the solver chooses does its work. Kept for older recipes."""
 
 
-learning_rate = 1e-3
-epochs = 20
+learning_rate = None
+epochs = None
 
 
 def adapt(base: Base, head: Head, settings: FeaturesSettings) -> nn.Module:

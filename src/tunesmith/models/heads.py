@@ -25,12 +25,21 @@ class LinearHead(nn.Module):
     small = True
     """Too small to gain from bf16 or from a second thread (on two cores a step takes three times as long with two threads); its inputs are fp32."""
 
+    convex = True
+    """Its loss has one optimum, which `training.convex` solves for."""
+
     def __init__(self, width: int, labels: int, chance: float, pooling: Pooling) -> None:
         super().__init__()
         self.dropout = chance
         self.linear = nn.Linear(width, labels)
         self.scale = width**0.5
         self.pooling = pooling
+
+    def place(self, weight_CD: torch.Tensor, bias_C: torch.Tensor) -> None:
+        """Give logits `vectors @ weight.T + bias` from now on."""
+        with torch.no_grad():
+            self.linear.weight.copy_(weight_CD / self.scale)
+            self.linear.bias.copy_(bias_C)
 
     def forward(self, vectors: torch.Tensor) -> Output:
         """vectors_BD -> logits_BC."""

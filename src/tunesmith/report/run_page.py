@@ -14,7 +14,7 @@ from tunesmith.evaluation import findings, text_findings
 from tunesmith.report.card import Card
 from tunesmith.sections import Block, Section, Table, Verdict, Words
 from tunesmith.tokens import lengths
-from tunesmith.training import diagnosis
+from tunesmith.training import diagnosis, penalties
 
 METHODS = {
     "bottleneck": "bottleneck adapters",
@@ -62,7 +62,9 @@ def page(facts: Facts) -> Page:
     training, recipe = facts.run["training"], facts.recipe
     labels, rows = facts.card.get("labels") or {}, facts.card["rows"]["train"]
     tokens = facts.card.get("tokens") or {}
-    if labels:
+    if "penalty" in training:
+        found = penalties.diagnose(facts.events, training, rows, len(labels))
+    elif labels:
         found = diagnosis.diagnose(facts.events, training["kept_step"], rows, len(labels), *_chances(facts))
     else:
         found = diagnosis.diagnose_text(facts.events, training["kept_step"], rows, tokens)
@@ -76,7 +78,10 @@ def page(facts: Facts) -> Page:
             sections += text_findings.sections(facts.evaluation, split)
         else:
             sections += findings.sections(facts.evaluation, facts.texts, split)
-    sections[1:1] = diagnosis.sections(facts.events, training["kept_step"], found)
+    if "penalty" in training:
+        sections[1:1] = penalties.sections(facts.events, training, found)
+    else:
+        sections[1:1] = diagnosis.sections(facts.events, training["kept_step"], found)
     sections += card_section.sections(facts.card)
     if tokens:
         sections.append(Section("tokens", "Tokens", lengths.blocks(tokens)))
@@ -87,9 +92,7 @@ def page(facts: Facts) -> Page:
     shown = [
         ("training rows", f"{rows:,}"),
         ("labels", str(len(labels))) if labels else ("learnt tokens", f"{tokens.get('learnt', 0):,}"),
-        ("steps", f"{training['steps']:,}"),
-        ("training time", duration(training["seconds"])),
-        ("speed", f"{training['tokens_per_second']:,.0f} tokens/s"),
+        *_effort(training),
         ("peak memory", f"{training['peak_memory_mb'] / 1e3:.1f} GB"),
     ]
     return Page(str(facts.run["name"]), subtitle, verdict, sections, shown)
@@ -104,6 +107,21 @@ def _chances(facts: Facts) -> tuple[diagnosis.Chance | None, diagnosis.Chance]:
     crossed = objective.get("loss", "cross_entropy") == "cross_entropy"
     trained = diagnosis.chance(counts, rows, several, balanced, smoothing) if crossed else None
     return trained, diagnosis.chance(counts, rows, several)
+
+
+def _effort(training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the training took."""
+    seconds = ("training time", duration(training["seconds"]))
+    if "penalty" in training:
+        return [("penalties tried", f"{training['steps']:,}"), seconds]
+    return [("steps", f"{training['steps']:,}"), seconds, ("speed", f"{training['tokens_per_second']:,.0f} tokens/s")]
+
+
+def _learned(recipe: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """How the training went, for the model card."""
+    if "penalty" in training:
+        return {"penalty": f"{training['penalty']:.3g} toward {penalties.ANCHORS[training['anchor']]}"}
+    return {"epochs": recipe["train"]["epochs"], "learning rate": recipe["train"]["learning_rate"], "kept step": training["kept_step"]}
 
 
 def _inspected(seen: Mapping[str, Any]) -> list[Section]:
@@ -194,12 +212,7 @@ def model_card(facts: Facts) -> Card:
         intended_use=["Texts like the training rows, in the same language and from the same source."],
         limits=[*facts.card["warnings"], "It always answers with one of its labels, also for texts that belong to none." if labels else LIMIT][:6],
         data={f"{side} rows": count for side, count in facts.card["rows"].items()} | {"rows left out": sum(facts.card["rejected"].values())},
-        training={
-            "method": recipe["method"]["kind"],
-            "epochs": recipe["train"]["epochs"],
-            "learning rate": recipe["train"]["learning_rate"],
-            "kept step": training["kept_step"],
-        },
+        training={"method": recipe["method"]["kind"], **_learned(recipe, training)},
         split=split,
         rows=found.get("rows"),
         scores={model: figures for model, figures in found.get("models", {}).items()},

@@ -93,7 +93,7 @@ def _one(
     from tunesmith.models import about as abouts
     from tunesmith.models import layers, llama, load, vocabulary
     from tunesmith.stages.self_checks import SelfChecks
-    from tunesmith.training import loop
+    from tunesmith.training import convex, loop
 
     run, recipe, base = context.run, context.recipe, context.base
     settings = recipe.train.model_copy(update={"seed": seed})
@@ -119,18 +119,16 @@ def _one(
     checks.require()
     # Seeded anew: what adapting and embedding drew depends on a warm or cold cache, and must not decide dropout.
     torch.manual_seed(seed + 1_000_003)
-    outcome = loop.train(
-        model,
-        objective,
-        examples["train"],
-        examples.get("valid"),
-        settings,
-        machine,
-        run.folder / "checkpoints" if first else run.folder / "checkpoints" / f"seed-{seed}",
-        sha256_json({"belongs": belongs, "seed": seed, "machine": _decisive(machine), "examples": fingerprints}),
-        run.emit if first else lambda event: run.emit(event) if event["kind"] in ("progress", "warning") else None,
-        context.stopping,
-    )
+    learned, valid = examples["train"], examples.get("valid")
+    emit = run.emit if first else lambda event: run.emit(event) if event["kind"] in ("progress", "warning") else None
+    checkpoints = run.folder / "checkpoints" if first else run.folder / "checkpoints" / f"seed-{seed}"
+    logits_NC = None
+    if getattr(model, "convex", False):
+        outcome = convex.solve(model, objective, learned, valid, settings, machine, emit, context.stopping, _groups(context))
+        logits_NC = None if valid is None else convex.logits(model, valid)  # of cached vectors: the base need not read these rows again
+    else:
+        identity = sha256_json({"belongs": belongs, "seed": seed, "machine": _decisive(machine), "examples": fingerprints})
+        outcome = loop.train(model, objective, learned, valid, settings, machine, checkpoints, identity, emit, context.stopping)
     vocabulary.restore(model, table, outcome.decay)
     model.to("cpu")
     read = reader(base, recipe)
@@ -150,11 +148,10 @@ def _one(
     with staged_folder(folder) as staging:
         method.save(model, base, staging)
         abouts.write(about, staging)
-        saved = method.load(methods.Saved(staging, head, lambda: base))
-        checks.saved(model, examples["train"], saved)
+        checks.saved(model, learned, method.load(methods.Saved(staging, head, lambda: base)))
         checks.require()
         if "valid" in given and head.labels is not None:
-            write_json(staging / abouts.CALIBRATION, _calibrate(context, staging, context.tables()["valid"]))
+            write_json(staging / abouts.CALIBRATION, _calibrate(context, staging, context.tables()["valid"], logits_NC))
     state = outcome.state
     return {
         "steps": state.step,
@@ -169,24 +166,36 @@ def _one(
         "seed": seed,
         "score": tuple(state.best_score),
         "valid": state.best_figures,
+        **outcome.facts,
     }
 
 
-def _calibrate(context: Context, folder: Path, table: Any) -> dict[str, Any]:
-    """Fit on the validation rows the temperature, the confidence from which the wanted accuracy can be promised, and the cuts of several labels."""
+def _groups(context: Context) -> list[str]:
+    """Of each training row what it must not be parted from: the rows of its `together`, or its own repeats and variants."""
+    table = rows.read(context.run.folder / "data" / "train.parquet")
+    together, ids = rows.strings(table, "together"), rows.strings(table, "id")
+    return [f"together {group}" if group is not None else f"row {str(name).partition('~')[0]}" for group, name in zip(together, ids, strict=True)]
+
+
+def _calibrate(context: Context, folder: Path, table: Any, logits_NC: Any = None) -> dict[str, Any]:
+    """Fit on the validation rows (with logits, if known) the temperature, the confidence from which the wanted accuracy can be promised, and the
+    cuts of several labels."""
     from tunesmith.evaluation import calibration, cuts
+    from tunesmith.models import about as abouts
     from tunesmith.serving import engine
 
-    classifier = engine.load(folder)
-    labels = label_array(table, classifier.about)
-    logits_NC = classifier.logits(rows.strings(table, "text"), rows.strings(table, "text_pair"), context.progress("calibrate"))
+    about = abouts.read(folder)
+    labels = label_array(table, about)
+    if logits_NC is None:
+        classifier = engine.load(folder)
+        logits_NC = classifier.logits(rows.strings(table, "text"), rows.strings(table, "text_pair"), context.progress("calibrate"))
     temperature = calibration.fit_temperature(logits_NC, labels)
     found: dict[str, Any] = {"temperature": float(temperature), "abstention": None}
-    if classifier.about.multi_label:
+    if about.multi_label:
         chosen = cuts.choose(labels, calibration.softened(logits_NC, temperature, True), rows.strings(table, "together"))
         found["cuts"] = asdict(chosen)
     target = context.recipe.evaluate.target_accuracy
-    if target is not None and not classifier.about.multi_label:
+    if target is not None and not about.multi_label:
         probabilities_NC = calibration.softened(logits_NC, temperature)
         right_N = probabilities_NC.argmax(1) == labels
         found["abstention"] = asdict(calibration.fit_abstention(right_N, probabilities_NC.max(1), target))

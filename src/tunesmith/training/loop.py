@@ -71,6 +71,8 @@ class Outcome:
     kept_step: int
     decay: float
     peak_memory_mb: float
+    facts: dict[str, Any] = field(default_factory=dict)
+    """More that run.json records of this training."""
 
 
 def train(
@@ -178,7 +180,7 @@ class _Plans:
     """The batches of each epoch, the current one kept."""
 
     def __init__(self, examples: Examples, settings: TrainSettings) -> None:
-        assert not isinstance(settings.epochs, str)
+        assert isinstance(settings.epochs, int)
         self._lengths_N, self._settings, self._packed, self.epochs = examples.lengths_N, settings, packed(examples), settings.epochs
         self._windows_N, self._epoch = windows(examples), -1
         self._plan: Sequence[batches.Rows] = []
@@ -254,7 +256,7 @@ class _Loop:
                 sums[name] = sums.get(name, 0.0) + value
             state.tokens += batch.tokens
         norm = self.optimizer.gradient_norm() if finite else math.nan
-        assert not isinstance(settings.learning_rate, str)
+        assert isinstance(settings.learning_rate, float)
         self.rate = settings.learning_rate * schedule.factor(state.step, self.total, self.warmup_steps, settings.schedule)
         state.step += 1
         # +-------------------------------------------------------------------------------------------------------+
@@ -289,7 +291,7 @@ class _Loop:
 
     def epochs_done(self) -> float:
         """Epochs behind us, with fractions."""
-        assert not isinstance(self.settings.epochs, str)
+        assert isinstance(self.settings.epochs, int)
         return round(self.state.step / self.all_steps * self.settings.epochs, 4)
 
     def evaluate(self, valid: Examples) -> bool:

@@ -14,12 +14,12 @@ from tunesmith.training.schedule import Schedule
 class TrainSettings(Settings):
     """How to learn."""
 
-    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Passes over the training rows. auto: what suits the method."""
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] | None = "auto"
+    """Passes over the training rows. auto or null: what suits the method, which for one that takes no steps is null."""
     steps: int | None = Field(None, ge=1)
     """End after this many optimizer steps, in the middle of an epoch if need be. null: after all epochs."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
-    """Peak learning rate. auto: what suits the method."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] | None = "auto"
+    """Peak learning rate. auto or null: what suits the method, which for one that takes no steps is null."""
     batch_rows: int = Field(32, ge=1)
     """Most rows of one optimizer step."""
     batch_tokens: int | None = Field(None, ge=1)
