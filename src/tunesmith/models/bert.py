@@ -59,21 +59,6 @@ def accelerated(model: nn.Module) -> bool:
     return getattr(vars(model).get("forward"), "__func__", None) is _classify
 
 
-def probe(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """States of two short rows by this file and by transformers: ours_BLD and theirs_BLD, to be compared.
-
-    Args:
-        model: one that `accelerate` has changed, in eval mode.
-    """
-    bert = model.bert if hasattr(model, "bert") else model
-    ids_BL = torch.arange(12).view(2, 6) % bert.embeddings.word_embeddings.num_embeddings
-    mask_BL = torch.ones_like(ids_BL)
-    mask_BL[1, 4:] = 0
-    ours = hidden(bert, ids_BL, mask_BL)
-    theirs = type(bert).forward(bert, input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
-    return ours * mask_BL[..., None], theirs * mask_BL[..., None]  # what stands on padding is nobody's
-
-
 def _classify(
     self: Any,
     input_ids: torch.Tensor | None = None,

@@ -180,17 +180,6 @@ def accelerate(model: nn.Module) -> bool:
     return True
 
 
-def probe(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """States of two short rows by this file and by transformers: ours_TD and theirs_TD, to be compared.
-
-    Args:
-        model: one that `accelerate` has marked, in eval mode.
-    """
-    ids_T = torch.arange(10) % model.get_input_embeddings().num_embeddings
-    theirs = [model.model(input_ids=row_L[None], use_cache=False).last_hidden_state[0] for row_L in (ids_T[:6], ids_T[6:])]
-    return states(model, ids_T, [6, 4]), torch.cat(theirs)
-
-
 def configure(model: Any, noise: float, recompute: bool, compiled: bool) -> None:
     """Set how a language model trains: noise on its word vectors, layers recomputed in the backward pass, layers compiled.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from tunesmith.tokens import tokenizer
 if TYPE_CHECKING:
     from types import ModuleType
 
+    import torch
     from torch import nn
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt", "chat_template.jinja")
@@ -72,7 +73,7 @@ def encoder(base: Base) -> nn.Module:
     if random:
         what = f"its folder has no weights for {some(random, 3)}, so its vectors would be random"
         raise UserError(what, str(base.folder), "choose another base, or fetch this one again")
-    _accelerate(model, bert)
+    _accelerate(model, bert, _bert_states)
     model.eval()
     return model  # type: ignore[no-any-return]  # transformers' classes behind Any
 
@@ -88,10 +89,15 @@ def plain(model: nn.Module) -> Iterator[None]:
             one.forward = forward
 
 
-def _accelerate(model: Any, file: ModuleType) -> None:
+def _accelerate(model: Any, file: ModuleType, both: Callable[[Any], tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Give a model the faster forward of one of our files, and take it away again where it does not compute what transformers computes.
 
     A base may be of a kind that the file knows and still differ, by a config key that came later than the file.
+
+    Args:
+        model: in place.
+        file: `models/bert.py` or `models/llama.py`.
+        both: a few states by the file and by transformers.
     """
     if not file.accelerate(model):
         return
@@ -100,12 +106,37 @@ def _accelerate(model: Any, file: ModuleType) -> None:
     training = model.training
     model.eval()
     with torch.no_grad():
-        ours, theirs = file.probe(model)
+        ours, theirs = both(model)
     model.train(training)
     if not float((ours - theirs).abs().max()) <= MOST_APART * float(theirs.abs().max()):  # NaN does not fit either
         for name in ("forward", "fast_states"):
             vars(model).pop(name, None)
         model.is_slow = True
+
+
+def _bert_states(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """States of two short rows, one of them padded, by models/bert.py and by transformers."""
+    import torch
+
+    from tunesmith.models import bert
+
+    inner = model.bert if hasattr(model, "bert") else model
+    ids_BL = torch.arange(12).view(2, 6) % inner.embeddings.word_embeddings.num_embeddings
+    mask_BL = torch.ones_like(ids_BL)
+    mask_BL[1, 4:] = 0
+    theirs = type(inner).forward(inner, input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
+    return bert.hidden(inner, ids_BL, mask_BL) * mask_BL[..., None], theirs * mask_BL[..., None]  # what stands on padding does not matter
+
+
+def _llama_states(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """States of two short rows by models/llama.py, packed, and by transformers, each alone."""
+    import torch
+
+    from tunesmith.models import llama
+
+    ids_T = torch.arange(10) % model.get_input_embeddings().num_embeddings
+    theirs = [model.model(input_ids=row_L[None], use_cache=False).last_hidden_state[0] for row_L in (ids_T[:6], ids_T[6:])]
+    return llama.states(model, ids_T, [6, 4]), torch.cat(theirs)
 
 
 def is_slow(model: nn.Module) -> bool:
@@ -135,7 +166,7 @@ def saved(folder: Path, head: Head) -> nn.Module:
     from tunesmith.models import llama
 
     model: nn.Module = pretrained(AutoModelForCausalLM, folder)
-    _accelerate(model, llama)
+    _accelerate(model, llama, _llama_states)
     model.eval()
     return model
 
@@ -159,7 +190,7 @@ def language_model(base: Base, dropout: float | None = None) -> nn.Module:
             config = AutoConfig.from_pretrained(base.folder, local_files_only=True, **extra)
             model = library.from_config(config)
         model.random_parts = ()  # all of them are meant to be, and all learn
-    _accelerate(model, llama)
+    _accelerate(model, llama, _llama_states)
     made: nn.Module = model
     return made
 
@@ -211,7 +242,7 @@ def classifier(base: Base, labels: list[str], multi_label: bool, dropout: float 
     if last_token.accelerate(model) or getattr(model.config, "pad_token_id", None) is None:
         # Ours reads the attention mask. Whoever opens the saved model without us finds padding by this id.
         model.config.get_text_config().pad_token_id = tokenizer.pad_of(base.folder)
-    _accelerate(model, bert)
+    _accelerate(model, bert, _bert_states)
     made: nn.Module = model
     return made
 
@@ -224,7 +255,7 @@ def saved_classifier(folder: Path) -> nn.Module:
 
     model: nn.Module = pretrained(AutoModelForSequenceClassification, folder)
     last_token.accelerate(model)
-    _accelerate(model, bert)
+    _accelerate(model, bert, _bert_states)
     model.eval()
     return model
 
