@@ -46,7 +46,7 @@ def test_more_steps_than_the_epochs_have_change_nothing(lab: Any, same: Any) -> 
 def test_the_rate_is_planned_for_the_steps_there_are(lab: Any) -> None:
     rates = [event["learning_rate"] for event in lab.train(steps=10, warmup=0.15, valid=False).told("step")]
     assert rates == pytest.approx([2e-2 * schedule.factor(step, 10, 2, "linear") for step in range(10)])  # two steps are 15 % of ten, rounded up
-    assert rates[0] == 0 and rates[-1] == pytest.approx(2e-2 / 8)
+    assert rates[0] == pytest.approx(2e-2 / 3) and rates[-1] == pytest.approx(2e-2 / 8)  # two steps of warm-up
 
 
 def test_the_steps_before_are_those_of_the_whole_training(lab: Any) -> None:
