@@ -319,7 +319,7 @@ def losses(
     from torch.nn import functional as F
 
     if multi_label:
-        smooth = targets * (1 - smoothing) + 0.5 * smoothing
-        weights = None if positive_weights_C is None else positive_weights_C.to(logits_BC.device)
+        smooth = targets.to(logits_BC.dtype) * (1 - smoothing) + 0.5 * smoothing
+        weights = None if positive_weights_C is None else positive_weights_C.to(logits_BC)
         return F.binary_cross_entropy_with_logits(logits_BC, smooth, pos_weight=weights, reduction="none").mean(-1)
     return F.cross_entropy(logits_BC, targets, label_smoothing=smoothing, reduction="none")

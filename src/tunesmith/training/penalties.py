@@ -62,10 +62,13 @@ def _chosen(events: Sequence[Mapping[str, Any]], training: Mapping[str, Any], ke
     if not kept:
         text = f"No row could be held out to choose a penalty, so the strongest one was used: the head is {toward}."
         return [Finding("no choice", text, "Give validation rows, or more than one group of training rows.", "warn")]
+    rows, lowest = f"{training['held_rows']:,} held-out rows", min((e["tempered_loss"] for e in events if e["kind"] == "valid"), default=0.0)
+    best = kept["valid"]["tempered_loss"] <= lowest
+    why = f"{rows} have their lowest loss there" if best else f"{rows} cannot tell it from the lowest loss of {lowest:.3f} (one standard error)"
     tried = sum(1 for e in events if e["kind"] == "valid")
     text = (
         f"The head is the exact optimum. Of {tried} penalties, {training['penalty']:.2g} toward {toward} was chosen: "
-        f"{training['held_rows']:,} held-out rows have their lowest loss there, {kept['valid']['tempered_loss']:.3f} nats after calibration."
+        f"{why}, {kept['valid']['tempered_loss']:.3f} nats after calibration."
     )
     found = [Finding("chosen", text, "", "good")]
     if training["path_end"] == "weak":
