@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run test lint search durability postgres clean
+.PHONY: run test lint search durability coverage postgres clean
 
 run: $(VENV)/installed
 	$(BIN)/tunesmith run recipes/quickstart.yaml
@@ -22,6 +22,9 @@ search: $(VENV)/installed-dev
 
 durability: $(VENV)/installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal -m slow tests/durability
+
+coverage: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/evaluation/coverage_table.py
 
 postgres: $(VENV)/installed-dev
 	tests/postgres/run.sh $(BIN)/pytest
