@@ -73,7 +73,8 @@ WORLDS = [
     World("77 labels x 3", (3,) * 77, 0.15),
     World("150 labels x 2", (2,) * 150, 0.2),
     World("300 labels x 2", (2,) * 300, 0.3),
-    World("1,000 labels x 1", (1,) * 1000, 0.3),
+    # One row a label: resamples know nothing of a label's spread, and the bias of a difference is not taken off.
+    World("1,000 labels x 1", (1,) * 1000, 0.3, exceptions=(("macro_recall", 0.88), ("d_macro_f1", 0.80))),
     World("77 labels x 10", (10,) * 77, 0.1),
     World("20 labels, Zipf, 300 rows", _zipf(20, 300), 0.05, fixed=False),
     World("5 labels, 20 rows", (4,) * 5, 0.2, fixed=False),

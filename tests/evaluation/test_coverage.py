@@ -20,7 +20,7 @@ def table():
 
 
 def test_the_intervals_of_few_rows_a_label_hold_the_truth(table, monkeypatch):
-    """77 labels x 3: macro F1 is covered in 97 % of trials. Of 40 seeded trials 34 (85 %) must be: fewer have a chance of 1e-4."""
+    """77 labels x 3: macro F1 is covered in 97 % of trials. Of 40 seeded trials 34 (85 %) must be: fewer have a chance of 5 in 10,000."""
     world = next(one for one in table.WORLDS if one.name == "77 labels x 3")
     monkeypatch.setattr(table, "TRUTH_ROWS", 50_000)
     true, covered = table.truth(world), 0

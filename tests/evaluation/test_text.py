@@ -9,7 +9,8 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from tunesmith.errors import UserError
-from tunesmith.evaluation import intervals, measure_text as measuring, text
+from tunesmith.evaluation import intervals, text
+from tunesmith.evaluation import measure_text as measuring
 from tunesmith.evaluation.measure_text import Answers, measure_text, with_forgetting
 from tunesmith.statistics import wilson
 

@@ -187,7 +187,7 @@ def fit_abstention(
         right: bool (N,), of validation rows. confidence: (N,).
         target: accuracy wanted, in (0, 1).
         certainty: probability with which the promise holds.
-        groups: the group of each row, None for a row on its own; rows of one group are not independent, see `_effective`.
+        groups: the group of each row, None for a row on its own; rows of one group are not independent, see `effective_rows`.
             None: all rows are independent.
 
     Source: Geifman and El-Yaniv 2017 (arXiv 1705.08500), theorem 3.2, with a fixed grid instead of a binary search.
@@ -203,9 +203,11 @@ def fit_abstention(
         threshold = float(sorted_N[wanted - 1])
         answered = confidence >= threshold
         n, k = int(answered.sum()), int(right[answered].sum())
-        most, rows = (1.0, float(n)) if units_N is None else _effective(right[answered], units_N[answered], error)
+        rows = float(n) if units_N is None else effective_rows(right[answered], units_N[answered])
         hits = k / n * rows
-        bound = min(most, float(betaincinv(hits, rows - hits + 1, error))) if k else 0.0
+        bound = float(betaincinv(hits, rows - hits + 1, error)) if k else 0.0
+        if units_N is not None:  # no better than if all of so many groups were right: a rare group that is all wrong may be missing
+            bound = min(bound, float(error ** (1 / _group_count(units_N[answered]))))
         if bound >= target:
             return Abstention(threshold, target, bound, certainty, n / len(right), k / n, len(right), counted)
         best = max(best, bound)
@@ -213,10 +215,16 @@ def fit_abstention(
 
 
 WORST = 0.25
-"""Weight of the group that `_effective` adds. See there."""
+"""Weight of the group that `effective_rows` adds. See there."""
 
 
-def _effective(right: NDArray[Any], units: NDArray[Any], error: float) -> tuple[float, float]:
+def _group_count(units: NDArray[Any]) -> float:
+    """How many groups of equal size some rows' groups are worth: rows over the mean size of a row's group."""
+    n_G = np.unique(units, return_counts=True)[1].astype(np.float64)
+    return float(n_G.sum() ** 2 / (n_G**2).sum())
+
+
+def effective_rows(right: NDArray[Any], units: NDArray[Any]) -> float:
     """How many independent rows the answered rows of several groups are worth.
 
     The variance of the accuracy is taken over groups, one more group that is wholly wrong added with a weight of `WORST`:
@@ -226,10 +234,6 @@ def _effective(right: NDArray[Any], units: NDArray[Any], error: float) -> tuple[
 
     Args:
         right: bool, of the rows answered. units: their groups.
-        error: chance that the bound may fail.
-
-    Returns:
-        (the highest bound that so many groups support even when all are right, rows).
 
     Source: design effect: Kish 1965, "Survey Sampling", section 8.2; Clopper-Pearson with effective rows: Korn and Graubard
     1998 (Survey Methodology 24).
@@ -237,11 +241,11 @@ def _effective(right: NDArray[Any], units: NDArray[Any], error: float) -> tuple[
     _, at = np.unique(units, return_inverse=True)
     n_G, k_G = np.bincount(at), np.bincount(at, right)
     rows, groups, p = float(n_G.sum()), len(n_G), float(k_G.sum() / n_G.sum())
-    size = float((n_G**2).sum()) / rows  # the mean size of a row's group
+    size = rows / _group_count(units)
     variance = ((k_G - p * n_G) ** 2).sum() * groups / max(1, groups - 1) + WORST * (p * size) ** 2
     alone = p * (1 - p) * rows
     effect = max(1.0, min(size, variance / alone)) if alone else size
-    return float(error ** (size / rows)), rows / effect
+    return rows / effect
 
 
 def max_probability(probabilities: NDArray[Any]) -> Floats:

@@ -86,7 +86,7 @@ def evaluate(
     found |= _intervals_and_tests(sums_GK, multi_label, groups is None, headline, tuned, seed, resamples)
     ids = [str(row) for row in (range(len(labels)) if rows is None else rows)]
     found |= _errors(sums_GK[tuned], labels, models[tuned], cuts[tuned], names, ids)
-    found |= _confidence(labels, models[tuned], uncalibrated, cuts[tuned], abstention, out_of_scope)
+    found |= _confidence(labels, models[tuned], uncalibrated, cuts[tuned], abstention, out_of_scope, None if groups is None else units)
     return {"headline": headline, "splits": {split: found}}
 
 
@@ -214,8 +214,12 @@ def _confidence(
     cut: Any,
     abstention: Abstention | None,
     out_of_scope: NDArray[Any] | None,
+    units_N: NDArray[Any] | None,
 ) -> dict[str, Any]:
-    """Calibration and coverage; when given, how the fitted threshold does here, and whether rows out of scope stand out."""
+    """Calibration and coverage; when given, how the fitted threshold does here, and whether rows out of scope stand out.
+
+    `units_N`: the group of each row, None when rows are independent; rows of groups count as `calibration.effective_rows`.
+    """
     found: dict[str, Any] = {"calibration": {"after": calibration.reliability(labels, probabilities)}}
     if before is not None:
         found["calibration"]["before"] = calibration.reliability(labels, before)
@@ -224,7 +228,8 @@ def _confidence(
     if abstention is not None:
         answered = confidence >= (np.inf if abstention.threshold is None else abstention.threshold)
         n, hits = int(answered.sum()), int(right[answered].sum())
-        low, high = wilson(hits, n)
+        worth = n if units_N is None or not n else calibration.effective_rows(right[answered], units_N[answered])
+        low, high = wilson(hits / max(1, n) * worth, worth)
         accuracy = {"value": hits / n, "low": float(low), "high": float(high)} if n else None
         found["abstention"] = asdict(abstention) | {"here": {"rows": n, "coverage": n / len(labels), "accuracy": accuracy}}
     if out_of_scope is not None:
