@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run test lint machines search durability bases postgres clean
+.PHONY: run test lint machines search durability bases coverage postgres clean
 
 run: $(VENV)/installed
 	$(BIN)/tunesmith run recipes/quickstart.yaml
@@ -34,6 +34,9 @@ durability: $(VENV)/installed-dev
 
 bases: $(VENV)/installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/bases_matrix.py
+
+coverage: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/evaluation/coverage_table.py
 
 postgres: $(VENV)/installed-dev
 	tests/postgres/run.sh $(BIN)/pytest

@@ -41,16 +41,27 @@ def test_out_of_scope_rows_are_measured_and_never_learnt(recipe_file: Path, tmp_
     assert "AUROC" in run.report.read_text()
 
 
-def test_abstention_is_fitted_on_validation_and_given_with_predictions(tmp_path: Path, tiny_base: Path) -> None:
-    write_csv(tmp_path / "many.csv", [{"text": f"{'good' if i % 2 else 'bad'} thing {i}", "label": "yes" if i % 2 else "no"} for i in range(600)])
+@pytest.mark.parametrize("together", [None, "customer"])
+def test_abstention_is_fitted_on_validation_and_given_with_predictions(tmp_path: Path, tiny_base: Path, together: str | None) -> None:
+    rows = [{"text": f"{'good' if i % 2 else 'bad'} thing {i}", "label": "yes" if i % 2 else "no", "customer": str(i // 2)} for i in range(600)]
+    write_csv(tmp_path / "many.csv", rows)
     path = tmp_path / "many.yaml"
     train = {"epochs": 20, "learning_rate": 1e-2, "threads": 1}
     path.write_text(
-        json.dumps({"data": {"train": "many.csv", "valid": 0.3, "duplicates": {"near": None}}, "model": str(tiny_base), "method": "features", "train": train})
+        json.dumps(
+            {
+                "data": {"train": "many.csv", "valid": 0.3, "duplicates": {"near": None}, "together": together},
+                "model": str(tiny_base),
+                "method": "features",
+                "train": train,
+            }
+        )
     )
     run = tunesmith.run(path, runs_dir=tmp_path / "runs", evaluate__target_accuracy=0.9)
     calibration = json.loads((run.folder / "model" / "calibration.json").read_text())
     assert calibration["temperature"] > 0 and calibration["abstention"]["bound"] >= 0.9
+    rows_counted, groups = calibration["abstention"]["rows"], calibration["abstention"]["groups"]
+    assert groups is None if together is None else 2 * groups == rows_counted
     assert run.predict(["good thing", "bad thing"])[0].sure in (True, False)
     assert json.loads((run.folder / "evaluation.json").read_text())["splits"]["test"]["abstention"]["here"]["coverage"] > 0
 

@@ -1,5 +1,7 @@
 """Temperature, reliability, abstention and detection against scikit-learn, scipy and known truths."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -115,6 +117,29 @@ def test_the_promise_of_abstention_is_kept():
             made += 1
             broken += (1 + found.threshold) / 2 < 0.9
     assert made > 50 and broken / 200 <= 0.05
+
+
+def test_the_promise_of_abstention_counts_groups_and_not_rows():
+    """600 rows that are all right promise 95 %; as 120 groups of 5 they still do; as 30 groups of 20 they promise 0.0025^(1/30)."""
+    right = np.ones(600, bool)
+    for size, promised in ((1, True), (5, True), (20, False)):
+        groups = (np.arange(600) // size).tolist()
+        found = calibration.fit_abstention(right, right * 1.0, 0.95, groups=groups)
+        assert (found.threshold is not None) == promised and found.groups == 600 // size and found.rows == 600
+    assert found.bound == pytest.approx(0.0025 ** (1 / 30))
+    assert calibration.fit_abstention(right, right * 1.0, 0.95, groups=["a"] * 600).bound == pytest.approx(0.0025)
+    for groups in (list(range(600)), [None] * 600):  # each row a group of its own, and rows of no group: as without groups
+        alone = calibration.fit_abstention(right, right * 1.0, 0.95, groups=groups)
+        assert alone == replace(calibration.fit_abstention(right, right * 1.0, 0.95), groups=600)
+
+
+def test_groups_that_are_wholly_right_or_wrong_count_as_one_row_each():
+    """240 groups of 10, 3 of them wrong throughout: at most what 3 errors in 240 rows promise, and far below 30 in 2,400."""
+    right = np.repeat(np.arange(240) % 80 != 0, 10)
+    found = calibration.fit_abstention(right, np.ones(2400), 0.99, groups=(np.arange(2400) // 10).tolist())
+    exact = binomtest(237, 240).proportion_ci(1 - 2 * 0.05 / calibration.CANDIDATES, method="exact").low
+    assert found.threshold is None and found.bound == pytest.approx(exact)
+    assert calibration.fit_abstention(right, np.ones(2400), 0.975).threshold is not None and exact < 0.96
 
 
 def test_detection_equals_scikit_learns():

@@ -57,6 +57,30 @@ def test_headline_and_tone(lines, headline, tone):
     assert headline in found[0] and found[2] == tone
 
 
+def test_few_test_rows_of_half_of_the_labels_are_said():
+    evaluation = an_evaluation(BETTER)
+    split = evaluation["splits"]["test"]
+    for supports, said in (([1, 4, 5, 9], True), ([4, 5, 5], False), ([0, 0, 0, 8], False), ([0, 4], True)):
+        split["per_class"] = [{"support": rows} for rows in supports]
+        sentences = findings.verdict(evaluation)[1]
+        assert any("Half of the labels have fewer than 5 test rows" in one for one in sentences) == said, supports
+
+
+def test_a_promise_says_what_was_counted():
+    rows = calibration.fit_abstention(np.ones(600, bool), np.ones(600), 0.95)
+    groups = calibration.fit_abstention(np.ones(600, bool), np.ones(600), 0.95, groups=[i // 2 for i in range(600)])
+    few = calibration.fit_abstention(np.ones(600, bool), np.ones(600), 0.95, groups=[i // 20 for i in range(600)])
+    labels = np.arange(40) % 4
+    for fitted, words in (
+        (rows, "certainty, fitted on 600 validation rows."),
+        (groups, "certainty, fitted on 300 groups of validation rows (600 rows)."),
+        (few, "the best that 30 groups of validation rows (600 rows) support is 81.9 %"),
+    ):
+        evaluation = evaluate({"tuned": np.eye(4)[labels]}, labels, list("abcd"), abstention=fitted, resamples=50)
+        coverage = next(one for one in findings.sections(evaluation) if one.name == "coverage")
+        assert any(words in block.text for block in coverage.blocks if isinstance(block, Words)), words
+
+
 def test_sentences_say_how_much_and_how_sure():
     _, sentences, _ = findings.verdict(an_evaluation(BETTER, UNCLEAR))
     assert sentences[0].startswith("On 3,000 test rows the tuned model reaches a macro F1 of 90.0 % (89.0 to 91.0)")

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
+from scipy.special import expit, logit, stdtrit
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
@@ -73,24 +74,53 @@ def test_a_single_group_is_refused_with_a_remedy():
     assert "add test rows" in caught.value.remedy
 
 
-def test_expanded_percentiles_are_wider_by_the_factor_stated():
+def test_half_width_is_t_times_the_standard_deviation_put_right_for_few_units():
+    """Of means of 10 units: t(9) = 2.2622, sqrt(10 / 9) = 1.0541."""
     normal = np.random.default_rng(0).normal(size=200_000)
-    plain = np.quantile(normal, 0.975)
-    assert intervals.percentile(normal, 100_000)[1] == pytest.approx(plain, rel=0.001)
-    assert intervals.percentile(normal, 100)[1] / plain == pytest.approx(1.0175, abs=0.01)
-    assert intervals.percentile(normal, 10)[1] / plain == pytest.approx(1.2166, abs=0.02)
+    assert intervals.half_width(normal, 100_000) == pytest.approx(1.96, rel=0.01)
+    assert intervals.half_width(normal, 10) == pytest.approx(2.2622 * 1.0541 * normal.std(ddof=1), rel=1e-4)
+    assert intervals.symmetric(0.5, normal, 10) == pytest.approx((0.5 - 2.3846, 0.5 + 2.3846), rel=0.01)
 
 
-def test_bias_correction_moves_the_interval_by_twice_the_bias():
-    values = np.random.default_rng(0).normal(size=200_000)
-    low, high = intervals.bias_corrected(0.5, values, 10**6)  # resamples lie 0.5 below the figure, so truth lies 0.5 above
-    assert (low, high) == pytest.approx((1 - 1.96, 1 + 1.96), abs=0.04)
-    assert intervals.bias_corrected(1.0, np.ones(100), 40) == (1, 1)
+def test_a_share_has_an_interval_symmetric_in_log_odds_that_holds_it():
+    low, high = intervals.of_share(0.8, 0.08, 1000)
+    assert logit(0.8) - logit(low) == pytest.approx(logit(high) - logit(0.8)) == pytest.approx(0.08 / 0.16)
+    for value in (0.0, 0.001, 0.5, 1.0):
+        for lower, upper in ((None, None), (0.2, 0.2), (0.9, 1.0)):
+            low, high = intervals.of_share(value, 0.3, 5, lower, upper)
+            assert 0 <= low <= value <= high <= 1
+    low, high = intervals.of_share(0.6, 0.03, 1000, 0.7, 0.8)
+    assert low == 0.6 and high == pytest.approx(expit(logit(0.8) + 0.03 / 0.16))
 
 
-def test_basic_interval_contains_the_value_and_is_not_negative():
-    low, high = intervals.basic(0.02, np.linspace(0.03, 0.09, 1000), 500)
-    assert low == 0 and high >= 0.02
+def test_the_interval_of_a_ratio_leans_with_the_skewness_of_its_units():
+    """Symmetric units give the t interval: here of a mean of 20 units, error 1.026 / sqrt(20)."""
+    even = np.r_[np.full(10, 4.0), np.full(10, 6.0)]
+    low, high = intervals.of_ratio(even, np.ones(20))
+    half = stdtrit(19, 0.975) * np.sqrt(20 / 19) / np.sqrt(20)
+    assert (low, high) == pytest.approx((5 - half, 5 + half))
+    skewed = np.r_[np.ones(37), 5.0, 6.0, 9.0]
+    low, high = intervals.of_ratio(skewed, np.ones(40))
+    assert low < skewed.mean() < high and high - skewed.mean() > 1.5 * (skewed.mean() - low)
+    assert intervals.of_ratio(np.full(5, 3.0), np.full(5, 2.0)) == (1.5, 1.5)
+    assert intervals.of_ratio(np.r_[np.zeros(19), 1.0], np.ones(20))[0] == 0
+
+
+def test_the_ece_of_a_calibrated_model_may_be_zero_and_of_another_may_not():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.5, 1, 400)
+    for shift, zero in ((0.0, True), (-0.2, False)):
+        right = rng.random(400) < confidence + shift
+        gaps = np.zeros((400, classification.BINS))
+        gaps[np.arange(400), classification.confidence_bin(confidence)] = right - confidence
+
+        def ece(sums):
+            return {"ece": np.abs(sums).sum(-1) / 400}
+
+        drawn = intervals.bootstrap([csr_array(gaps)], ece, 0, 300)[0]["ece"]
+        value = float(np.abs(gaps.sum(0)).sum() / 400)
+        low, high = intervals.of_ece(value, drawn, gaps, 400, float(1 - right.mean()))
+        assert (low == 0) == zero and low <= value <= high
 
 
 def test_no_error_gives_no_zero_width():
@@ -159,8 +189,10 @@ def test_any_ratio_of_sums_has_an_interval():
     loss = np.random.default_rng(0).normal(2, 1, 400)
     rows = csr_array(np.stack([loss, np.ones(400)], 1))
     drawn = intervals.bootstrap([rows], lambda s: {"perplexity": np.exp(s[..., 0] / s[..., 1])}, 0)[0]["perplexity"]
-    low, high = intervals.bias_corrected(float(np.exp(loss.mean())), drawn, 400)
+    low, high = intervals.symmetric(float(np.exp(loss.mean())), drawn, 400)
     assert np.log(high / low) / 2 == pytest.approx(0.098, rel=0.1)
+    low, high = intervals.of_ratio(loss, np.ones(400))
+    assert (high - low) / 2 == pytest.approx(0.098, rel=0.1)
 
 
 @pytest.mark.parametrize(("rows", "group_size"), [(200, 1), (400, 8)])
@@ -178,9 +210,9 @@ def test_95_percent_intervals_cover_the_truth_in_95_percent_of_trials(rows, grou
         sums = [intervals.unit_sums(classification.row_sums(labels, p), units) for p in models]
         first, second = (values["macro_f1"] for values in intervals.bootstrap(sums, statistic, trial, 300))
         here, there = (float(statistic(np.asarray(s.sum(0)))["macro_f1"]) for s in sums)
-        low, high = intervals.bias_corrected(here, first, rows // group_size)
+        low, high = intervals.of_share(here, intervals.half_width(first, rows // group_size), rows // group_size)
         covered["macro_f1"] += low <= 0.8 <= high
-        low, high = intervals.bias_corrected(here - there, first - second, rows // group_size)
+        low, high = intervals.symmetric(here - there, first - second, rows // group_size)
         covered["difference"] += low <= 0.1 <= high
     assert all(0.92 <= count / trials <= 0.98 for count in covered.values()), covered
 

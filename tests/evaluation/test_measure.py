@@ -124,6 +124,11 @@ def test_a_fitted_threshold_is_tried_and_rows_out_of_scope_are_told_apart():
     assert here["rows"] == (confidence >= 0.6).sum() and here["accuracy"]["value"] == right[confidence >= 0.6].mean()
     assert split["out_of_scope"]["auroc"] == 1 and split["out_of_scope"]["rows"] == 30
     assert split["calibration"]["before"] == split["calibration"]["after"]
+    pairs = [i // 2 for i in range(200)]
+    grouped = evaluate(models, labels, names, groups=pairs, abstention=fitted, resamples=100)["splits"]["test"]["abstention"]["here"]
+    rows, count = calibration.effective_rows(right[confidence >= 0.6], np.array(pairs)[confidence >= 0.6]), here["rows"]
+    assert (grouped["accuracy"]["low"], grouped["accuracy"]["high"]) == pytest.approx(wilson(here["accuracy"]["value"] * rows, rows))
+    assert rows < count and grouped["accuracy"]["value"] == here["accuracy"]["value"]
     none = calibration.Abstention(None, 0.9, 0.5, 0.95, 0.0, None, 20)
     empty = evaluate(models, labels, names, abstention=none, resamples=100)["splits"]["test"]["abstention"]
     assert empty["here"] == {"rows": 0, "coverage": 0.0, "accuracy": None}

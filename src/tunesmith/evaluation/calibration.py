@@ -7,6 +7,7 @@ Legend: N rows, C classes, J candidate thresholds, I and O rows in and out of sc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith.evaluation.classification import BINS, Floats, confidence_bin, predictions
+from tunesmith.evaluation.intervals import numbered
 
 TEMPERATURES = (1e-3, 1e3)
 """Range searched; wide, because `baselines.nearest_mean` scales cosines, which lie within one, by about 20."""
@@ -159,13 +161,17 @@ class Abstention:
     """Accuracy on them."""
     rows: int
     """Validation rows it was fitted on."""
+    groups: int | None = None
+    """Groups of validation rows that counted as one each; None where each row was one."""
 
 
 CANDIDATES = 20
 """Coverages tried: 100 %, 95 %, ... 5 %."""
 
 
-def fit_abstention(right: NDArray[Any], confidence: NDArray[Any], target: float, certainty: float = 0.95) -> Abstention:
+def fit_abstention(
+    right: NDArray[Any], confidence: NDArray[Any], target: float, certainty: float = 0.95, groups: Sequence[Any] | None = None
+) -> Abstention:
     """The threshold that answers most rows while the accuracy on those it answers is at least `target`.
 
     A threshold that merely met the target on validation rows would miss it about half the time on new ones. Here each of
@@ -173,27 +179,73 @@ def fit_abstention(right: NDArray[Any], confidence: NDArray[Any], target: float,
     hold together and the best threshold may be picked freely. The price: at 0.95 and 0.95 at least 117 rows, all right.
     What it assumes: validation rows independent of each other and new rows like them; it says nothing after drift.
 
+    The rows also chose the step to keep, the seed and the temperature. The union bound leaves room for that, for the 20
+    coverages share most of their rows: simulated, the promise of 5 % is broken in 0.2 % of trials, and in 1.8 % when the best
+    of 20 models was chosen on the same 300 rows.
+
     Args:
-        right: bool (N,), of validation rows that no other choice was made on. confidence: (N,).
+        right: bool (N,), of validation rows. confidence: (N,).
         target: accuracy wanted, in (0, 1).
         certainty: probability with which the promise holds.
+        groups: the group of each row, None for a row on its own; rows of one group are not independent, see `effective_rows`.
+            None: all rows are independent.
 
     Source: Geifman and El-Yaniv 2017 (arXiv 1705.08500), theorem 3.2, with a fixed grid instead of a binary search.
     """
     from scipy.special import betaincinv
 
     assert len(right) and 0 < target < 1 and 0 < certainty < 1
-    sorted_N, best = np.sort(confidence)[::-1], 0.0
+    units_N = None if groups is None else numbered(groups, len(right))
+    counted = None if units_N is None else int(units_N.max()) + 1
+    error, sorted_N, best = (1 - certainty) / CANDIDATES, np.sort(confidence)[::-1], 0.0
     wanted_J = np.ceil(np.arange(CANDIDATES, 0, -1) / CANDIDATES * len(right)).astype(int)
     for wanted in wanted_J:
         threshold = float(sorted_N[wanted - 1])
         answered = confidence >= threshold
         n, k = int(answered.sum()), int(right[answered].sum())
-        bound = float(betaincinv(k, n - k + 1, (1 - certainty) / CANDIDATES)) if k else 0.0
+        rows = float(n) if units_N is None else effective_rows(right[answered], units_N[answered])
+        hits = k / n * rows
+        bound = float(betaincinv(hits, rows - hits + 1, error)) if k else 0.0
+        if units_N is not None:  # no better than if all of so many groups were right: a rare group that is all wrong may be missing
+            bound = min(bound, float(error ** (1 / _group_count(units_N[answered]))))
         if bound >= target:
-            return Abstention(threshold, target, bound, certainty, n / len(right), k / n, len(right))
+            return Abstention(threshold, target, bound, certainty, n / len(right), k / n, len(right), counted)
         best = max(best, bound)
-    return Abstention(None, target, best, certainty, 0.0, None, len(right))
+    return Abstention(None, target, best, certainty, 0.0, None, len(right), counted)
+
+
+WORST = 0.25
+"""Weight of the group that `effective_rows` adds. See there."""
+
+
+def _group_count(units: NDArray[Any]) -> float:
+    """How many groups of equal size some rows' groups are worth: rows over the mean size of a row's group."""
+    n_G = np.unique(units, return_counts=True)[1].astype(np.float64)
+    return float(n_G.sum() ** 2 / (n_G**2).sum())
+
+
+def effective_rows(right: NDArray[Any], units: NDArray[Any]) -> float:
+    """How many independent rows the answered rows of several groups are worth.
+
+    The variance of the accuracy is taken over groups, one more group that is wholly wrong added with a weight of `WORST`:
+    few groups may hide a rare one of which nothing is right. The rows are then divided by the design effect, at most the
+    mean size of a row's group. In simulations a promise of 95 % certainty is broken in 2.2 % of trials at
+    most (`make coverage`); with a weight of 0 in up to 4.6 %, with 1 it answers half as many rows of 200 groups of 10.
+
+    Args:
+        right: bool, of the rows answered. units: their groups.
+
+    Source: design effect: Kish 1965, "Survey Sampling", section 8.2; Clopper-Pearson with effective rows: Korn and Graubard
+    1998 (Survey Methodology 24).
+    """
+    _, at = np.unique(units, return_inverse=True)
+    n_G, k_G = np.bincount(at), np.bincount(at, right)
+    rows, groups, p = float(n_G.sum()), len(n_G), float(k_G.sum() / n_G.sum())
+    size = rows / _group_count(units)
+    variance = ((k_G - p * n_G) ** 2).sum() * groups / max(1, groups - 1) + WORST * (p * size) ** 2
+    alone = p * (1 - p) * rows
+    effect = max(1.0, min(size, variance / alone)) if alone else size
+    return rows / effect
 
 
 def max_probability(probabilities: NDArray[Any]) -> Floats:

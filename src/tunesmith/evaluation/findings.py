@@ -48,6 +48,9 @@ NEGLIGIBLE = 0.01
 """Differences below one point are called small. A convention of ours: no source."""
 WIDE = 0.10
 """An interval wider than ten points is called rough. A convention of ours."""
+FEW_OF_A_LABEL = 5
+"""Below this median of test rows a label, a macro average rests on a correction of its bias (`few_rows`). In `make coverage` the
+correction matters at 2 or 3 rows a label and not at 10; 5 is a convention of ours between them."""
 FEW_GROUPS = 20
 """Below this number of groups a cluster bootstrap is unreliable. Source: Cameron and Miller 2015 (J. Human Resources 50)."""
 
@@ -227,9 +230,23 @@ def verdict(evaluation: Mapping[str, Any], split: str = "test") -> tuple[str, li
     width = entry["high"] - entry["low"]
     if metric in SHARES and width > WIDE:
         sentences.append(f"The test set is small: the figure is known only to within about {50 * width:.0f} points either way.")
+    few = _few_of_a_label(found)
+    if few:
+        sentences.append(few)
     if groups is not None and groups < FEW_GROUPS:
         sentences.append(f"The rows belong to only {groups:,} groups that count as one each, so the intervals themselves are rough.")
     return headline, sentences, tone
+
+
+def _few_of_a_label(found: Mapping[str, Any]) -> str | None:
+    """A sentence when half of the labels that occur have fewer than `FEW_OF_A_LABEL` test rows."""
+    rows = sorted(c["support"] for c in found.get("per_class", []) if c["support"])
+    if not rows or rows[(len(rows) - 1) // 2] >= FEW_OF_A_LABEL:
+        return None
+    return (
+        f"Half of the labels have fewer than {FEW_OF_A_LABEL} test rows, so averages over labels are biased, and their intervals "
+        "allow for that only roughly: add test rows of these labels."
+    )
 
 
 def sections(
@@ -402,6 +419,13 @@ def _calibration(found: Mapping[str, Any]) -> list[Block]:
     ]
 
 
+def _fitted_on(fitted: Mapping[str, Any]) -> str:
+    """What a promise rests on: `1,200 validation rows`, `120 groups of validation rows (1,200 rows)`."""
+    if fitted.get("groups") is None:
+        return f"{fitted['rows']:,} validation rows"
+    return f"{fitted['groups']:,} groups of validation rows ({fitted['rows']:,} rows)"
+
+
 def _coverage(found: Mapping[str, Any]) -> list[Block]:
     curve, fitted = found["coverage"], found.get("abstention")
     blocks: list[Block] = []
@@ -410,7 +434,7 @@ def _coverage(found: Mapping[str, Any]) -> list[Block]:
         blocks.append(
             Words(
                 f"No threshold can be promised to reach {100 * fitted['target']:.0f} % accuracy on new rows: the best that "
-                f"{fitted['rows']:,} validation rows support is {100 * fitted['bound']:.1f} %.",
+                f"{_fitted_on(fitted)} support is {100 * fitted['bound']:.1f} %.",
                 "warn",
             )
         )
@@ -419,8 +443,8 @@ def _coverage(found: Mapping[str, Any]) -> list[Block]:
         marks = [(here["coverage"], f"threshold {fitted['threshold']:.2f}")]
         text = (
             f"Answering only at a confidence of at least {fitted['threshold']:.3f}, accuracy on new rows like these is at least "
-            f"{100 * fitted['target']:.0f} %, with {100 * fitted['certainty']:.0f} % certainty, fitted on {fitted['rows']:,} "
-            f"validation rows. Here that answers {100 * here['coverage']:.0f} % of rows"
+            f"{100 * fitted['target']:.0f} %, with {100 * fitted['certainty']:.0f} % certainty, fitted on "
+            f"{_fitted_on(fitted)}. Here that answers {100 * here['coverage']:.0f} % of rows"
         )
         text += f", {show_interval('accuracy', here['accuracy'])} of them right." if here["accuracy"] else ": none."
         blocks.append(Words(text))

@@ -3,9 +3,10 @@
 One set of resamples serves all models and metrics, so that every difference is paired. Intervals and p-values:
 
 1. accuracy of independent rows: Wilson interval; differences: exact McNemar p-value.
-2. all else, and everything when rows belong together: bootstrap over units, bias-corrected, widened near 0 and 1
-   (`intervals.bias_corrected`, `widen_near_edge`, `widen_few_differing`); ECE: `intervals.basic`; differences: p-value by
-   `intervals.sign_flip`.
+2. every other share, and accuracy when rows belong together: t times the bootstrap's standard deviation over units on the scale
+   of log odds (`intervals.of_share`), macro averages less their bias with few rows a label (`few_rows`), widened near 0 and 1
+   (`widen_near_edge`). Log loss: `intervals.of_ratio`, widened when hardly anything is wrong. ECE: `intervals.of_ece`.
+   Differences: `intervals.symmetric` and `widen_few_differing`, p-value by `intervals.sign_flip`.
 3. p-values of one metric against several baselines carry Holm's adjustment beside them (`p_adjusted`).
 
 Legend: N rows, G units, K columns of sums, B resamples, C classes.
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.evaluation import calibration, classification, intervals
+from tunesmith.evaluation import calibration, classification, few_rows, intervals
 from tunesmith.evaluation.calibration import Abstention
 from tunesmith.evaluation.classification import Floats
 from tunesmith.statistics import holm, wilson
@@ -85,7 +86,7 @@ def evaluate(
     found |= _intervals_and_tests(sums_GK, multi_label, groups is None, headline, tuned, seed, resamples)
     ids = [str(row) for row in (range(len(labels)) if rows is None else rows)]
     found |= _errors(sums_GK[tuned], labels, models[tuned], cuts[tuned], names, ids)
-    found |= _confidence(labels, models[tuned], uncalibrated, cuts[tuned], abstention, out_of_scope)
+    found |= _confidence(labels, models[tuned], uncalibrated, cuts[tuned], abstention, out_of_scope, None if groups is None else units)
     return {"headline": headline, "splits": {split: found}}
 
 
@@ -101,8 +102,8 @@ def _intervals_and_tests(
     values = {name: {m: float(v) for m, v in statistic(np.asarray(s.sum(0))).items()} for name, s in sums_GK.items()}
     right = {name: _right(s) for name, s in sums_GK.items()}
     shown = {
-        name: {m: _interval(m, value, drawn[name][m], right[name], independent) for m, value in values[name].items()}
-        for name in sums_GK
+        name: _intervals(sums, values[name], drawn[name], right[name], independent, multi_label, seed)
+        for name, sums in sums_GK.items()
     }
     compared = [m for m in values[tuned] if m == headline or m in COMPARED]
     lines: dict[str, list[dict[str, Any]]] = {m: [] for m in compared}
@@ -112,7 +113,7 @@ def _intervals_and_tests(
             p_values["accuracy"] = intervals.mcnemar(*intervals.only(right[tuned], right[name]))
         for m in compared:
             difference = values[tuned][m] - values[name][m]
-            low, high = intervals.bias_corrected(difference, drawn[tuned][m] - drawn[name][m], len(right[tuned]))
+            low, high = intervals.symmetric(difference, drawn[tuned][m] - drawn[name][m], len(right[tuned]))
             if m not in classification.ERRORS:
                 low, high = intervals.widen_few_differing(low, high, difference, right[tuned], right[name])
             line = {"model": tuned, "against": name, "metric": m, "difference": difference, "low": low, "high": high}
@@ -131,18 +132,52 @@ def _right(sums_GK: Any) -> Floats:
     return share
 
 
-def _interval(metric: str, value: float, values_B: Floats, right_G: Floats, independent: bool) -> dict[str, float]:
-    """{"value", "low", "high"} of one metric of one model, by the rules at the top of this file."""
-    units = len(right_G)
-    if metric == "accuracy" and independent:
-        low, high = wilson(right_G.sum(), units)
-    elif metric == "ece":
-        low, high = intervals.basic(value, values_B, units)
-    else:
-        low, high = intervals.bias_corrected(value, values_B, units)
-        if metric not in classification.ERRORS:
+def _intervals(
+    sums_GK: Any, values: Mapping[str, float], drawn: Mapping[str, Floats], right_G: Floats, independent: bool, multi_label: bool, seed: int
+) -> dict[str, dict[str, float]]:
+    """{"value", "low", "high"} of each metric of one model, by the rules at the top of this file."""
+    units, sums_K = len(right_G), np.asarray(sums_GK.sum(0))
+    C = (len(sums_K) - 3 - classification.BINS) // 3
+    centers = few_rows.centers(sums_K, multi_label, seed)
+    found = {}
+    for metric, value in values.items():
+        if metric == "accuracy" and independent:
+            low, high = wilson(right_G.sum(), units)
+        elif metric == "ece":
+            forecasts = sums_K[3 * C + 2] * (C if multi_label else 1)
+            decided = sums_K[C : 3 * C].sum() - 2 * sums_K[:C].sum() if multi_label else forecasts - sums_K[3 * C]
+            gaps_Gb = sums_GK[:, 3 * C + 3 :].toarray()
+            low, high = intervals.of_ece(value, drawn[metric], gaps_Gb, float(forecasts), float(decided / forecasts))
+        elif metric == "log_loss":
+            loss_G, rows_G = sums_GK[:, [3 * C + 1, 3 * C + 2]].toarray().T
+            low, high = _log_loss(loss_G, rows_G, right_G, C, multi_label)
+        else:
+            half = intervals.half_width(drawn[metric], units)
+            low, high = intervals.of_share(value, half, units, *centers.get(metric, ()))
             low, high = intervals.widen_near_edge(low, high, value, right_G)
-    return {"value": value, "low": float(low), "high": float(high)}
+        found[metric] = {"value": value, "low": float(low), "high": float(high)}
+    return found
+
+
+def _log_loss(loss_G: Floats, rows_G: Floats, right_G: Floats, C: int, multi_label: bool) -> tuple[float, float]:
+    """95 % interval of the log loss: `intervals.of_ratio`, its upper end raised when fewer than `FEW` units hold an error.
+
+    There may be as many wrong rows as Wilson's interval allows, each as costly as those seen. When none is wrong, a row is
+    taken to cost what it would if the truth were another label: at least -log((1 - p) / (C - 1)), by Jensen's inequality.
+    """
+    low, high = intervals.of_ratio(loss_G, rows_G)
+    wrong_G, units = right_G < 1, len(right_G)
+    if wrong_G.sum() >= min(intervals.FEW, units):
+        return low, high
+    each_G, others = loss_G / rows_G, C if multi_label else 1  # multi-label: the loss is a mean over labels, one of them wrong
+    rest = each_G[~wrong_G]
+    if wrong_G.any():
+        cost = each_G[wrong_G].mean() - rest.mean()
+    else:
+        other = -np.expm1(-rest) / (1 if multi_label else max(1, C - 1))
+        cost = (-np.log(np.clip(other, classification.SMALLEST, 1)) / others).mean() - rest.mean()
+    more = wilson(wrong_G.sum(), units)[1] - wrong_G.mean()
+    return low, max(high, float(loss_G.sum() / rows_G.sum() + more * max(0.0, cost)))
 
 
 def _errors(
@@ -179,8 +214,12 @@ def _confidence(
     cut: Any,
     abstention: Abstention | None,
     out_of_scope: NDArray[Any] | None,
+    units_N: NDArray[Any] | None,
 ) -> dict[str, Any]:
-    """Calibration and coverage; when given, how the fitted threshold does here, and whether rows out of scope stand out."""
+    """Calibration and coverage; when given, how the fitted threshold does here, and whether rows out of scope stand out.
+
+    `units_N`: the group of each row, None when rows are independent; rows of groups count as `calibration.effective_rows`.
+    """
     found: dict[str, Any] = {"calibration": {"after": calibration.reliability(labels, probabilities)}}
     if before is not None:
         found["calibration"]["before"] = calibration.reliability(labels, before)
@@ -189,7 +228,8 @@ def _confidence(
     if abstention is not None:
         answered = confidence >= (np.inf if abstention.threshold is None else abstention.threshold)
         n, hits = int(answered.sum()), int(right[answered].sum())
-        low, high = wilson(hits, n)
+        worth = n if units_N is None or not n else calibration.effective_rows(right[answered], units_N[answered])
+        low, high = wilson(hits / max(1, n) * worth, worth)
         accuracy = {"value": hits / n, "low": float(low), "high": float(high)} if n else None
         found["abstention"] = asdict(abstention) | {"here": {"rows": n, "coverage": n / len(labels), "accuracy": accuracy}}
     if out_of_scope is not None:

@@ -4,8 +4,10 @@ Intervals and p-values are those of `measure`, with the same resamples for all m
 paired:
 
 1. exact match and `ended` of independent rows: Wilson interval; difference in exact match: exact McNemar p-value.
-2. all else, and everything when rows belong together: bootstrap over units, bias-corrected, and where a metric has an upper
-   end widened near both ends; differences: p-value by `intervals.sign_flip` (answers exchanged row by row, or unit by unit).
+2. all else, and everything when rows belong together: metrics with an upper end have t times the bootstrap's standard deviation
+   over units on the scale of log odds (`intervals.of_share`), widened near both ends; the others are ratios of sums
+   (`intervals.of_ratio`). Differences: `intervals.symmetric`, p-value by `intervals.sign_flip` (answers exchanged row by row, or
+   unit by unit).
 3. p-values of one metric against several models carry Holm's adjustment beside them (`p_adjusted`).
 
 Forgetting is the change in loss on a text of another kind. It is measured like any split, under the name `general`, and its
@@ -179,10 +181,12 @@ def figures(
             share_G, full = share_of_units(sums, metric)
             if metric in ("exact_match", "ended") and independent:
                 low, high = wilson(share_G.sum(), len(share_G))
+            elif full:
+                half = intervals.half_width(values_B[metric], len(share_G)) / full
+                low, high = intervals.of_share(value / full, half, len(share_G))
+                low, high = (full * end for end in intervals.widen_near_edge(low, high, value / full, share_G))
             else:
-                low, high = intervals.bias_corrected(value, values_B[metric], len(share_G))
-                if full:
-                    low, high = (full * end for end in intervals.widen_near_edge(low / full, high / full, value / full, share_G))
+                low, high = _without_end(sums, metric)
             shown[name][metric] = {"value": value, "low": float(low), "high": float(high)}
     return shown
 
@@ -214,7 +218,7 @@ def comparisons(
             if metric == "exact_match" and independent:
                 p_values[metric] = intervals.mcnemar(*intervals.only(here_G, there_G))
             difference = totals[tuned][metric] - totals[name][metric]
-            low, high = intervals.bias_corrected(difference, drawn[tuned][metric] - drawn[name][metric], len(here_G))
+            low, high = intervals.symmetric(difference, drawn[tuned][metric] - drawn[name][metric], len(here_G))
             if full:
                 low, high = (full * end for end in intervals.widen_few_differing(low / full, high / full, difference / full, here_G, there_G))
             line = {"model": tuned, "against": name, "metric": metric, "difference": difference, "low": float(low), "high": float(high)}
@@ -235,6 +239,13 @@ def share_of_units(sums_GK: Any, metric: str) -> tuple[Floats, float]:
     if metric in ("bleu", "chrf"):
         return found["chrf"] / 100, 100.0
     return found[metric], 1.0 if metric in text.SHARES else 0.0
+
+
+def _without_end(sums_GK: Any, metric: str) -> tuple[float, float]:
+    """95 % interval of a metric without an upper end; perplexity is the exp of `nll`, and so is its interval."""
+    columns = {"length_ratio": [text.WORDS.start, text.WORDS.start + 1]}.get(metric, [text.NLL, text.TOKENS])
+    low, high = intervals.of_ratio(*sums_GK[:, columns].toarray().T)
+    return (float(np.exp(low)), float(np.exp(high))) if metric == "perplexity" else (low, high)
 
 
 def _distribution(scores: Mapping[str, TextScores], metric: str) -> dict[str, Any]:

@@ -198,7 +198,9 @@ def _calibrate(context: Context, folder: Path, table: Any, logits_NC: Any = None
     if target is not None and not about.multi_label:
         probabilities_NC = calibration.softened(logits_NC, temperature)
         right_N = probabilities_NC.argmax(1) == labels
-        found["abstention"] = asdict(calibration.fit_abstention(right_N, probabilities_NC.max(1), target))
+        together = rows.strings(table, "together")
+        groups = together if any(group is not None for group in together) else None
+        found["abstention"] = asdict(calibration.fit_abstention(right_N, probabilities_NC.max(1), target, groups=groups))
     return found
 
 
