@@ -90,7 +90,15 @@ WORLDS = [
     World("5 labels, 20 groups of 20", (80,) * 5, 0.15, group=20, fixed=False),
     World("77 labels, 154 groups of 5", (10,) * 77, 0.15, group=5, fixed=False),
     World("several of 5 labels, 40 rows", (20,) * 5, 0.1, several=True, fixed=False),
-    World("several of 50 labels, 200 rows", _zipf(50, 400), 0.1, several=True, fixed=False),
+    # The rarest labels have about two rows, and how many is chance: the figures of such labels vary more than resamples show.
+    World(
+        "several of 50 labels, 200 rows",
+        _zipf(50, 400),
+        0.1,
+        several=True,
+        fixed=False,
+        exceptions=(("macro_precision", 0.85), ("macro_recall", 0.88), ("d_macro_f1", 0.87)),
+    ),
 ]
 
 

@@ -230,7 +230,7 @@ def effective_rows(right: NDArray[Any], units: NDArray[Any]) -> float:
     The variance of the accuracy is taken over groups, one more group that is wholly wrong added with a weight of `WORST`:
     few groups may hide a rare one of which nothing is right. The rows are then divided by the design effect, at most the
     mean size of a row's group. In simulations a promise of 95 % certainty is broken in 2.2 % of trials at
-    most (`make coverage`); with a weight of 0 in up to 4.6 %, with 1 it answers half as many rows of 200 groups of 10.
+    most (`make coverage`); with a weight of 0 in 4 %, with 1 it answers half as many rows of 200 groups of 10.
 
     Args:
         right: bool, of the rows answered. units: their groups.

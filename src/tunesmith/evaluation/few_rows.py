@@ -29,11 +29,12 @@ def centers(sums_K: Floats, multi_label: bool, seed: int) -> dict[str, tuple[flo
     """Each macro average less its bias: where an interval's lower and its upper end are measured from.
 
     The count model: of a label's n true rows a binomial number is found; a Poisson number of other rows gets the label.
-    Both rates are empirical Bayes estimates: each label's own rate, drawn towards that of all labels.
+    Both rates are empirical Bayes estimates: each label's own rate, drawn towards that of all labels. With one label a row, n is
+    fixed, as a split that gives each label its share makes it. With several, n is a Poisson number: no split can fix it.
 
     The two centers differ in two cases. A label that is given but never true counts as an F1 of 0, although nothing is known
-    of it. It also shows that rows were drawn without regard to labels, so that n is random too. The upper center then assumes
-    random n, and one row for that label. The second case is macro precision: the bias found for it is rougher, because wrong
+    of it. It also shows that rows were drawn without regard to labels, so the upper center then assumes random n, and one
+    row for that label. The second case is macro precision: the bias found for it is rougher, because wrong
     answers gather on labels that look alike. Its interval holds the ends with and without correction.
 
     Args:
@@ -54,7 +55,7 @@ def centers(sums_K: Floats, multi_label: bool, seed: int) -> dict[str, tuple[flo
     right_C, wrong_C, actual_C = right_C[present_C], (given_C - right_C)[present_C], actual_C[present_C]
     rate_C, false_C = _rates(right_C, actual_C), _counts(wrong_C)
     rng = np.random.default_rng([seed, 3])
-    bias = _bias(rng, rate_C, false_C, actual_C, False, multi_label)
+    bias = _bias(rng, rate_C, false_C, actual_C, multi_label, multi_label)
     lower = {m: value - bias[m] for m, value in found.items()}
     upper = dict(lower)
     if (actual_C == 0).any():
