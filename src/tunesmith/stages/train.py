@@ -11,7 +11,7 @@ from tunesmith.data import rows
 from tunesmith.errors import UserError
 from tunesmith.files import link_or_copy, sha256_json, staged_folder, write_json
 from tunesmith.runs import Run
-from tunesmith.stages import FORMAT, Context, content, label_array, reader
+from tunesmith.stages import FORMAT, Context, content, device_of, label_array, reader
 
 if TYPE_CHECKING:
     from tunesmith.objectives import Objective
@@ -95,6 +95,7 @@ def _one(
     head = objective.head(recipe.model.dropout)
     model = method.adapt(base, head, recipe.method)
     llama.configure(model, settings.noise, settings.recompute, settings.compile)
+    model.caches_on = machine.device  # type: ignore[assignment]  # a name beside its parameters, read by the methods that compute states beforehand
     size = sum(layers.cache_bytes(model, one) for one in given.values())
     if size >= layers.LARGE_BYTES:
         text = f"the states below the learning layers take {layers.sized(size)} on the disk while training; method.cache: false keeps none and is slower"
@@ -156,7 +157,7 @@ def _calibrate(context: Context, folder: Path, table: Any) -> dict[str, Any]:
     from tunesmith.evaluation import calibration
     from tunesmith.serving import engine
 
-    classifier = engine.load(folder)
+    classifier = engine.load(folder, device_of(context))
     labels = label_array(table, classifier.about)
     logits_NC = classifier.logits(rows.strings(table, "text"), rows.strings(table, "text_pair"), context.progress("calibrate"))
     temperature = calibration.fit_temperature(logits_NC, labels)
