@@ -37,7 +37,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change:
 Query = Annotated[str | None, typer.Option("--query", help="The SELECT that gives the rows of a database.")]
 Split = Annotated[str | None, typer.Option("--split", help="The split of a data set of the Hub; train when absent.")]
 RunName = Annotated[str, typer.Argument(help="A run's name, or its folder.", metavar="RUN")]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N or mps.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew although a run of the same recipe and data is there.")]
 RUNS = Path("runs")
 AFTER = {"inspect": ("prepare", "train"), "train": ("train", "evaluate"), "evaluate": ("evaluate", "report")}

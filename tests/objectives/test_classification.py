@@ -10,6 +10,7 @@ import torch
 from exact import TIGHT
 from torch.nn import functional as F
 
+from tunesmith.objectives import numbers
 from tunesmith.objectives.classification import Classification, ClassificationSettings, losses
 from tunesmith.tokens.examples import Batch, VectorExamples
 
@@ -156,8 +157,8 @@ def test_a_loss_in_parts_adds_up_to_the_whole(logits_BC: torch.Tensor) -> None:
     whole = objective.loss(fixed(logits_BC), batch_of(objective, ROWS, weights))
     parts = [objective.loss(fixed(logits_BC[s]), batch_of(objective, ROWS[s], weights[s])) for s in (slice(0, 1), slice(1, 4), slice(4, 6))]
     assert float(sum(p.total for p in parts)) == pytest.approx(float(whole.total), rel=1e-6)
-    summed = {name: sum(p.sums[name] for p in parts) for name in whole.sums}
-    assert summed == pytest.approx(whole.sums, rel=1e-6)
+    summed = {name: sum(numbers(p.sums)[name] for p in parts) for name in whole.sums}
+    assert summed == pytest.approx(numbers(whole.sums), rel=1e-6)
 
 
 def test_a_step_is_scored_at_the_best_cut_and_not_at_one_half(logits_BC: torch.Tensor) -> None:
@@ -166,12 +167,12 @@ def test_a_step_is_scored_at_the_best_cut_and_not_at_one_half(logits_BC: torch.T
     objective = Classification(LABELS, True, ClassificationSettings())
     batch = batch_of(objective, SEVERAL)
     assert batch.targets is not None
-    figures = objective.summary(objective.measure(fixed(logits_BC), batch))
+    figures = objective.summary(numbers(objective.measure(fixed(logits_BC), batch)))
     chances_BC = logits_BC.sigmoid().numpy()
     expected = max(f1_score(batch.targets.numpy(), chances_BC >= cut / 100, average="micro", zero_division=0) for cut in range(5, 100, 5))
     assert figures["best_cut_micro_f1"] == pytest.approx(expected) and expected > figures["micro_f1"]
-    timid = objective.summary(objective.measure(fixed(batch.targets - 2.5), batch))  # present labels at 0.18, absent ones at 0.08
+    timid = objective.summary(numbers(objective.measure(fixed(batch.targets - 2.5), batch)))  # present labels at 0.18, absent ones at 0.08
     assert timid["micro_f1"] == 0 and timid["best_cut_micro_f1"] == 1
-    blind = objective.summary(objective.measure(fixed(torch.zeros(6, 3)), batch))
+    blind = objective.summary(numbers(objective.measure(fixed(torch.zeros(6, 3)), batch)))
     assert objective.score(timid) > objective.score(blind)
-    assert "best_cut_micro_f1" not in objective.summary(objective.loss(fixed(logits_BC), batch).sums)  # training steps are not scored
+    assert "best_cut_micro_f1" not in objective.summary(numbers(objective.loss(fixed(logits_BC), batch).sums))  # training steps are not scored

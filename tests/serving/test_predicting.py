@@ -197,7 +197,9 @@ def test_what_else_cannot_be_answered(cli_: Cli, tmp_path: Path, trained: Path) 
     assert cli_("predict", trained, "a", "\udcff") == (2, "", "error: text 2: a text holds a broken character\n  -> give it as UTF-8\n")
     remedy = "iconv -f WINDOWS-1252 -t UTF-8 turns Windows text into it"
     assert cli_("predict", trained, stdin=b"caf\xe9\n") == (2, "", f"error: stdin: byte 0xE9 is not UTF-8\n  -> {remedy}\n")
-    assert cli_("predict", trained, "a", "--device", "tpu") == (2, "", command + "`--device=tpu` is not here\n  -> use cpu, or cuda where torch sees a GPU\n")
+    code, out, err = cli_("predict", trained, "a", "--device", "tpu")
+    assert (code, out) == (2, "") and err.startswith(command + "`--device=tpu` is not a device; they are cpu, cuda, cuda:N and mps\n  -> use one of those")
+    assert "`cpu`" in err
     said = "error: command line: `--top-p` is for models that write texts; this one gives labels\n  -> leave --top-p out\n"
     assert cli_("predict", trained, "a", "--top-p", 0.5) == (2, "", said)
     assert cli_("chat", trained, stdin="a")[2].endswith("this model gives labels (classification), it writes no texts\n  -> use tunesmith predict\n")

@@ -58,7 +58,8 @@ def examples(model: nn.Module, examples: TokenExamples, base: Base, progress: Ca
     from tunesmith.tokens.examples import VectorExamples
 
     pooling = cast(Literal["mean", "first"], model.pooling)
-    return VectorExamples(features.vectors(base, examples, pooling, progress).vectors_ND, examples.targets)
+    made = features.vectors(base, examples, pooling, progress, getattr(model, "caches_on", "cpu"))
+    return VectorExamples(made.vectors_ND, examples.targets)
 
 
 def save(model: nn.Module, base: Base, folder: Path) -> None:

@@ -145,7 +145,9 @@ def embed(embeddings: Any, words: torch.Tensor, token_type_ids: torch.Tensor | N
 
 def padding_bias(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
     """0 for tokens and a very negative number for padding, (B, 1, 1, L), to be added to attention scores; None without padding."""
-    if attention_mask is None or bool(attention_mask.all()):
+    if attention_mask is None:
+        return None
+    if attention_mask.device.type == "cpu" and bool(attention_mask.all()):  # elsewhere to ask would wait for the device
         return None
     return (attention_mask == 0)[:, None, None, :].to(dtype) * torch.finfo(dtype).min
 

@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-BATCH_TOKENS = 2048
-"""Padded tokens of one forward pass: large enough for full-speed matrix products, small enough to stay in the processor's cache."""
+BATCH_TOKENS, BATCH_TOKENS_DEVICE = 2048, 65_536
+"""Padded tokens of one forward pass: large enough for full-speed matrix products, small enough to stay in the processor's cache. The second is for
+a GPU, which needs many at once to be busy; an estimate, not measured."""
+ROOM = 1.5
+"""A GPU must have this many times the size of a base's weights free to compute with them: the rest is for states. An estimate."""
 CHUNK_BATCHES = 64
 """A segment is written after this many batches, so a killed run keeps what it has computed."""
 MOST_BYTES = 4_000_000_000
@@ -55,7 +58,13 @@ def cache_folder() -> Path:
     return cache() / "features"
 
 
-def vectors(base: Base, examples: TokenExamples, pooling: Pooling | None = None, progress: Callable[[int, int], None] = lambda done, of: None) -> Vectors:
+def vectors(
+    base: Base,
+    examples: TokenExamples,
+    pooling: Pooling | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    device: str = "cpu",
+) -> Vectors:
     """The frozen base's vector of each row, from the cache where it is there.
 
     Args:
@@ -63,6 +72,7 @@ def vectors(base: Base, examples: TokenExamples, pooling: Pooling | None = None,
         examples: N rows of tokens; a row of several windows gets the mean of its windows' vectors, so that its logits are the mean of theirs.
         pooling: mean over tokens, or the first token's state. Each is scaled to length 1. None: as the base was trained, else the mean.
         progress: called with (rows done, rows to compute).
+        device: where to compute what is missing. Vectors of another kind of device differ in their last bits and have a table of their own.
 
     Returns:
         The vectors and the hash of exactly this table.
@@ -73,7 +83,8 @@ def vectors(base: Base, examples: TokenExamples, pooling: Pooling | None = None,
     import torch
 
     pooling = pooling or base.pooling or "mean"
-    folder = cache_folder() / sha256_json({"base": base.sha256, "layer": -1, "pooling": pooling, "dtype": "float32", "version": 1})[:32]
+    kind = {} if torch.device(device).type == "cpu" else {"device": torch.device(device).type}
+    folder = cache_folder() / sha256_json({"base": base.sha256, "layer": -1, "pooling": pooling, "dtype": "float32", "version": 1} | kind)[:32]
     keys_Q = _keys(examples)
     places = {name: place for place, name in enumerate(dict.fromkeys(keys_Q))}
     held = {name for _, names in _segments(folder) for name in names if name in places}
@@ -85,7 +96,7 @@ def vectors(base: Base, examples: TokenExamples, pooling: Pooling | None = None,
     if fresh:
         with locked(folder / "lock"):
             sweep_staging(folder)
-            _compute(base, examples, pooling, list(fresh), np.fromiter(fresh.values(), np.int64), folder, progress)
+            _compute(base, examples, pooling, list(fresh), np.fromiter(fresh.values(), np.int64), folder, progress, device)
     table_UD, used = _read(folder, places)
     if fresh:
         _evict(used)
@@ -174,6 +185,7 @@ def _compute(
     sequences: npt.NDArray[np.int64],
     folder: Path,
     progress: Callable[[int, int], None],
+    device: str,
 ) -> None:
     """Embed what is missing, longest texts first (an out-of-memory error then comes at once), one segment a chunk of batches.
 
@@ -185,16 +197,17 @@ def _compute(
     from tunesmith.models import load
 
     model = load.encoder(base)
-    single = examples.sequences()
-    plan = batches.in_order(single.lengths_N[sequences], 512, BATCH_TOKENS)[::-1]
+    place = placed(model, device)
+    single, most = examples.sequences(), batch_tokens(place)
+    plan = batches.in_order(single.lengths_N[sequences], most // 4, most)[::-1]
     done = 0
     number = len(list(folder.glob("segment-*.safetensors")))
     for start in range(0, len(plan), CHUNK_BATCHES):
         chunk_keys, chunk_vectors = [], []
         for rows in plan[start : start + CHUNK_BATCHES]:
             with torch.inference_mode():
-                batch = single.batch(sequences[rows])
-                chunk_vectors.append(pool(model, batch.inputs, pooling).numpy())
+                batch = single.batch(sequences[rows]).to(place)
+                chunk_vectors.append(pool(model, batch.inputs, pooling).cpu().numpy())
             chunk_keys += [keys[row] for row in rows]
             done += len(rows)
             progress(done, len(keys))
@@ -203,6 +216,27 @@ def _compute(
             number += 1
         with staged_file(path) as staging:
             save_file(table, staging)
+
+
+def placed(model: nn.Module, device: str) -> torch.device:
+    """Move a model that only computes to a device, in fp32, if it has room there; else it stays on the CPU.
+
+    Returns:
+        Where it is.
+    """
+    import torch
+
+    place = torch.device(device)
+    if place.type == "cuda":
+        size = sum(one.numel() * one.element_size() for one in model.parameters())
+        place = place if torch.cuda.mem_get_info(place)[0] >= ROOM * size else torch.device("cpu")
+    model.to(place)
+    return place
+
+
+def batch_tokens(place: torch.device) -> int:
+    """Padded tokens of one forward pass on a device."""
+    return BATCH_TOKENS if place.type == "cpu" else BATCH_TOKENS_DEVICE
 
 
 def pool(model: nn.Module, inputs: dict[str, torch.Tensor], pooling: Pooling) -> torch.Tensor:

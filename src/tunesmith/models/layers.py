@@ -20,7 +20,7 @@ from torch import nn
 from tunesmith.errors import UserError
 from tunesmith.files import FULL, as_user_error, reserve
 from tunesmith.models import bert, llama
-from tunesmith.models.features import BATCH_TOKENS, cache_folder
+from tunesmith.models.features import batch_tokens, cache_folder, placed
 from tunesmith.tokens import batches
 from tunesmith.tokens.examples import Batch, Examples, TokenExamples
 from tunesmith.tokens.text import TextExamples
@@ -91,6 +91,7 @@ def cached(model: Any, examples: TokenExamples | TextExamples, progress: Callabl
 
     Args:
         model: one that can start from states (see `models/bert.py`, `models/llama.py`); with another one the tokens come back as they are.
+            They are computed on the device that its `caches_on` names (none: the CPU), where its weights fit there.
         examples: rows of tokens.
         progress: called with (rows done, rows).
 
@@ -105,14 +106,16 @@ def cached(model: Any, examples: TokenExamples | TextExamples, progress: Callabl
     if not bert.accelerated(model):
         return examples
     states_TD = _room(len(examples.tokens.ids_T), model.config.hidden_size)
-    done, single = 0, examples.sequences()
-    for rows in batches.in_order(single.lengths_N, 512, BATCH_TOKENS):
-        batch = single.batch(rows)
+    done, single, place = 0, examples.sequences(), placed(model, getattr(model, "caches_on", "cpu"))
+    most = batch_tokens(place)
+    for rows in batches.in_order(single.lengths_N, most // 4, most):
+        batch = single.batch(rows).to(place)
         mask_SL = batch.inputs["attention_mask"].bool()
         states_SLD = bert.below(model.bert, model.frozen_below, **batch.inputs)
-        states_TD[single.places(rows)] = states_SLD[mask_SL].numpy()
+        states_TD[single.places(rows)] = states_SLD[mask_SL].cpu().numpy()
         done += len(rows)
         progress(done * len(examples) // len(single), len(examples))
+    model.to("cpu")
     return StateExamples(examples, states_TD)
 
 
@@ -181,11 +184,13 @@ def _cached_text(model: Any, examples: TextExamples, progress: Callable[[int, in
     states_TD = _room(int(examples.lengths_N.sum()), model.config.hidden_size)
     training = model.training
     model.eval()
-    done = 0
-    for rows in batches.in_order(examples.lengths_N, 512, BATCH_TOKENS, packed=True):
-        inputs = examples.batch(rows).inputs
-        states_TD[examples.places(rows)] = llama.below(model, inputs["ids"], inputs["lengths"].tolist()).numpy()
+    done, place = 0, placed(model, getattr(model, "caches_on", "cpu"))
+    most = batch_tokens(place)
+    for rows in batches.in_order(examples.lengths_N, most // 4, most, packed=True):
+        inputs = examples.batch(rows).to(place).inputs
+        states_TD[examples.places(rows)] = llama.below(model, inputs["ids"], inputs["lengths"].tolist()).cpu().numpy()
         done += len(rows)
         progress(done, len(examples))
+    model.to("cpu")
     model.train(training)
     return TextStates(examples, states_TD)

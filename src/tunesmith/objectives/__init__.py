@@ -33,12 +33,21 @@ ObjectiveSettings = Annotated[ClassificationSettings | SftSettings | Pretraining
 NAMES = ("classification", "sft", "pretraining")
 
 
+Sums = dict[str, "torch.Tensor | float"]
+"""Plain sums by name. A tensor without gradient may still be on its way from the device: whoever needs the number waits for it."""
+
+
+def numbers(sums: Sums) -> dict[str, float]:
+    """The sums as numbers of Python: waits for the device that has them."""
+    return {name: float(value) for name, value in sums.items()}
+
+
 @dataclass(frozen=True)
 class Loss:
     """A micro-batch's loss: `total` is a sum with gradient; `sums` are plain sums to add up over batches and then `summary`."""
 
     total: torch.Tensor
-    sums: dict[str, float]
+    sums: Sums
 
 
 class Objective(Protocol):
@@ -60,7 +69,7 @@ class Objective(Protocol):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """The training loss, smoothing and class weights included."""
 
-    def measure(self, model: nn.Module, batch: Batch) -> dict[str, float]:
+    def measure(self, model: nn.Module, batch: Batch) -> Sums:
         """Sums of the plain loss and counts, without smoothing or weights, for train and validation curves."""
 
     def scores(self, model: nn.Module, batch: Batch) -> torch.Tensor:

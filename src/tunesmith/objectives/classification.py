@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tunesmith.models.catalog import Base
     from tunesmith.models.load import Head
-    from tunesmith.objectives import Loss, Objective
+    from tunesmith.objectives import Loss, Objective, Sums
     from tunesmith.tokens.examples import Batch, Examples, Targets
     from tunesmith.tokens.reader import Reader
 
@@ -150,8 +150,7 @@ class Classification:
 
     def units(self, batch: Batch) -> float:
         """The sum of the rows' weights."""
-        weights_B = self._row_weights(batch)
-        return float(batch.rows) if weights_B is None else float(weights_B.sum())
+        return float(self._units(batch))
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """The weighted sum over rows, with the plain counts beside it."""
@@ -162,13 +161,13 @@ class Classification:
         losses_B = self._losses(logits_BC, batch.targets)
         weights_B = self._row_weights(batch)
         total = losses_B.sum() if weights_B is None else (losses_B * weights_B).sum()
-        return Loss(total, {"loss": float(total.detach()), "units": self.units(batch), **self._hits(logits_BC.detach(), batch)})
+        return Loss(total, {"loss": total.detach(), "units": self._units(batch), **self._hits(logits_BC.detach(), batch)})
 
-    def measure(self, model: nn.Module, batch: Batch) -> dict[str, float]:
+    def measure(self, model: nn.Module, batch: Batch) -> Sums:
         """Sums of the plain loss, rows and hits."""
         logits_BC = self.logits(model, batch)
         assert batch.targets is not None
-        plain = float(losses(logits_BC, batch.targets, self.multi_label).sum())
+        plain = losses(logits_BC, batch.targets, self.multi_label).sum()
         counts = self._at_cuts(logits_BC, batch) if self.multi_label else self._by_label(logits_BC, batch)
         return {"loss": plain, "units": float(batch.rows), **self._hits(logits_BC, batch), **counts}
 
@@ -235,6 +234,10 @@ class Classification:
             return asymmetric(logits_BC, targets, settings.positive_gamma, settings.negative_gamma, settings.margin, positive_C)
         return losses(logits_BC, targets, self.multi_label, settings.label_smoothing, positive_C)
 
+    def _units(self, batch: Batch) -> torch.Tensor | float:
+        weights_B = self._row_weights(batch)
+        return float(batch.rows) if weights_B is None else weights_B.sum()
+
     def _row_weights(self, batch: Batch) -> torch.Tensor | None:
         if self._weights_C is None or self.multi_label:
             return batch.weights_B
@@ -242,13 +245,12 @@ class Classification:
         by_class_B = self._weights_C.to(batch.targets.device)[batch.targets]
         return by_class_B if batch.weights_B is None else by_class_B * batch.weights_B
 
-    def _hits(self, logits_BC: torch.Tensor, batch: Batch) -> dict[str, float]:
+    def _hits(self, logits_BC: torch.Tensor, batch: Batch) -> Sums:
         assert batch.targets is not None
         if self.multi_label:
             predicted_BC, true_BC = logits_BC > 0, batch.targets > 0.5
-            hits = float((predicted_BC & true_BC).sum())
-            return {"rows": float(batch.rows), "hits": hits, "predicted": float(predicted_BC.sum()), "true": float(true_BC.sum())}
-        return {"rows": float(batch.rows), "hits": float((logits_BC.argmax(-1) == batch.targets).sum())}
+            return {"rows": float(batch.rows), "hits": (predicted_BC & true_BC).sum(), "predicted": predicted_BC.sum(), "true": true_BC.sum()}
+        return {"rows": float(batch.rows), "hits": (logits_BC.argmax(-1) == batch.targets).sum()}
 
     def _at_cuts(self, logits_BC: torch.Tensor, batch: Batch) -> dict[str, float]:
         """Of several labels a row: hits, and labels given, at each of `KEPT_BY_CUTS`."""

@@ -19,7 +19,7 @@ from tunesmith.errors import UserError
 from tunesmith.models import llama
 from tunesmith.models.linear import at_least_fp32
 from tunesmith.models.load import Head
-from tunesmith.objectives import Loss
+from tunesmith.objectives import Loss, Sums
 from tunesmith.tokens.text import NOT_LEARNT
 
 if TYPE_CHECKING:
@@ -82,13 +82,13 @@ class NextToken:
         """The sum over learnt tokens, in nats."""
         states_UD, targets_U, words = self._learnt(model, batch)
         total, _, hits = chunked_loss(states_UD, words, targets_U, self.label_smoothing)
-        return Loss(total, {"loss": float(total.detach()), "units": float(len(targets_U)), "hits": float(hits)})
+        return Loss(total, {"loss": total.detach(), "units": float(len(targets_U)), "hits": hits})
 
-    def measure(self, model: nn.Module, batch: Batch) -> dict[str, float]:
+    def measure(self, model: nn.Module, batch: Batch) -> Sums:
         """Sums of the plain loss, tokens and hits."""
         states_UD, targets_U, words = self._learnt(model, batch)
         _, plain, hits = chunked_loss(states_UD, words, targets_U, 0.0)
-        return {"loss": float(plain), "units": float(len(targets_U)), "hits": float(hits)}
+        return {"loss": plain, "units": float(len(targets_U)), "hits": hits}
 
     def summary(self, sums: dict[str, float]) -> dict[str, float]:
         """Mean loss a token and the share of next tokens guessed."""

@@ -145,10 +145,9 @@ def check_device(device: str) -> None:
     """Raise a UserError where a device is not there."""
     if device == "cpu":
         return
-    import torch
+    from tunesmith.training import device as devices
 
-    if not device.startswith("cuda") or not torch.cuda.is_available():
-        raise UserError(f"`--device={device}` is not here", "command line", "use cpu, or cuda where torch sees a GPU")
+    devices.check(device, f"`--device={device}`", "command line")
 
 
 def read_json_recipe(run: Path) -> dict[str, Any]:

@@ -101,6 +101,14 @@ def reader(base: Base, recipe: Recipe) -> Reader:
     return Reader(tokenizer.load(base.folder, recipe.model.prefix), limit, recipe.model.truncation, cache())
 
 
+def device_of(context: Context) -> str:
+    """The device of the run's training, if it is here; else the CPU."""
+    from tunesmith.training import device
+
+    wanted = str((context.run.state.get("machine") or {}).get("device", "cpu"))
+    return wanted if wanted == "cpu" or device.is_here(wanted) else "cpu"
+
+
 def embedder(base: Base, recipe: Recipe, progress: Callable[[int, int], None] = lambda done, of: None) -> Callable[[Sequence[str]], Any]:
     """Texts -> the base's unit vectors, float32 (N, D), from the cache where they are there."""
 

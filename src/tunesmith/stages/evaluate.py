@@ -11,7 +11,7 @@ from tunesmith.data import rows
 from tunesmith.files import sha256_json, staged_folder, write_json
 from tunesmith.models import about as abouts
 from tunesmith.runs import Run
-from tunesmith.stages import FORMAT, GENERAL, Context, content, evaluate_text, label_array, plain, unlabelled
+from tunesmith.stages import FORMAT, GENERAL, Context, content, device_of, evaluate_text, label_array, plain, unlabelled
 
 if TYPE_CHECKING:
     from tunesmith.serving.engine import Classifier
@@ -47,7 +47,7 @@ def _work(context: Context) -> None:
         evaluate_text.measure(context, split)
         return
     tables = context.tables()
-    classifier = engine.load(run.folder / "model")
+    classifier = engine.load(run.folder / "model", device_of(context))
     about = classifier.about
     # Of several labels a row the baselines' cuts are chosen as the model's are: on the same validation rows, by the same rule.
     measured = [split, "valid"] if classifier.chosen and split != "valid" else [split]
@@ -106,7 +106,7 @@ def _seeds(context: Context, table: Any, labels: Any) -> dict[str, Any]:
 
     figures = []
     for folder in sorted((context.run.folder / "seeds").glob("seed-*")):
-        classifier = engine.load(folder)
+        classifier = engine.load(folder, device_of(context))
         probabilities_NC = engine.to_probabilities(_logits(context, classifier, table) / classifier.temperature, classifier.about.multi_label)
         figures.append(classification.scores(labels, probabilities_NC, classifier.cuts))
     spread = {name: {"mean": mean(f[name] for f in figures), "spread": stdev(f[name] for f in figures)} for name in figures[0]}
@@ -159,7 +159,7 @@ def _some_of_each(labels: Any, seed: int) -> Any:
 def _vectors(context: Context, table: Any) -> Any:
     from tunesmith.models import features
 
-    return features.vectors(context.base, unlabelled(context, table), None, context.progress("embed")).vectors_ND.numpy()
+    return features.vectors(context.base, unlabelled(context, table), None, context.progress("embed"), device_of(context)).vectors_ND.numpy()
 
 
 def _logits(context: Context, classifier: Classifier, table: Any) -> Any:

@@ -19,7 +19,7 @@ from tunesmith.errors import UserError, some
 from tunesmith.files import staged_folder, write_json
 from tunesmith.models import about as abouts
 from tunesmith.recipe import Recipe
-from tunesmith.stages import Context, plain, reader
+from tunesmith.stages import Context, device_of, plain, reader
 from tunesmith.tokens import batches
 
 if TYPE_CHECKING:
@@ -137,20 +137,14 @@ def _writers(context: Context) -> dict[str, Callable[[], Writer]]:
         about = abouts.read(context.run.folder / "model")
         assert about.writing is not None
         writing = about.writing
-        loaders["base"] = lambda: generation.of_base(base, writing, about.max_tokens, _device(context))
+        loaders["base"] = lambda: generation.of_base(base, writing, about.max_tokens, device_of(context))
     return loaders
 
 
 def _tuned(context: Context) -> Writer:
     from tunesmith.serving import generation
 
-    return generation.load(context.run.folder / "model", _device(context))
-
-
-def _device(context: Context) -> str:
-    import torch
-
-    return str((context.run.state.get("machine") or {}).get("device", "cpu")) if torch.cuda.is_available() else "cpu"
+    return generation.load(context.run.folder / "model", device_of(context))
 
 
 def asked(table: Any) -> tuple[list[list[dict[str, str]]] | None, list[str] | None]:

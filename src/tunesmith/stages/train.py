@@ -11,7 +11,7 @@ from tunesmith.data import rows
 from tunesmith.errors import UserError
 from tunesmith.files import link_or_copy, sha256_json, staged_folder, write_json
 from tunesmith.runs import Run
-from tunesmith.stages import FORMAT, Context, content, label_array, reader
+from tunesmith.stages import FORMAT, Context, content, device_of, label_array, reader
 
 if TYPE_CHECKING:
     from tunesmith.objectives import Objective
@@ -108,6 +108,7 @@ def _one(
     llama.configure(model, settings.noise, settings.recompute, settings.compile)
     checks = SelfChecks(objective, given["train"])
     expected = checks.reference(model)
+    model.caches_on = machine.device  # type: ignore[assignment]  # a name beside its parameters, read by the methods that compute states beforehand
     size = sum(layers.cache_bytes(model, one) for one in given.values())
     if size >= layers.LARGE_BYTES:
         text = f"the states below the learning layers take {layers.sized(size)} on the disk while training; method.cache: false keeps none and is slower"
@@ -187,7 +188,7 @@ def _calibrate(context: Context, folder: Path, table: Any, logits_NC: Any = None
     about = abouts.read(folder)
     labels = label_array(table, about)
     if logits_NC is None:
-        classifier = engine.load(folder)
+        classifier = engine.load(folder, device_of(context))
         logits_NC = classifier.logits(rows.strings(table, "text"), rows.strings(table, "text_pair"), context.progress("calibrate"))
     temperature = calibration.fit_temperature(logits_NC, labels)
     found: dict[str, Any] = {"temperature": float(temperature), "abstention": None}

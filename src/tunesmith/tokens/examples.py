@@ -40,9 +40,14 @@ class Batch:
     tokens: int
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
-        inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
-        targets, weights_B, rows_S = (None if one is None else one.to(device, non_blocking=True) for one in (self.targets, self.weights_B, self.rows_S))
+        """The batch on a device. Lengths stay: the layout of rows is made on the CPU, and reading them back would wait for the device."""
+
+        def there(one: torch.Tensor) -> torch.Tensor:
+            pinned = one.pin_memory() if device.type == "cuda" else one  # only from pinned memory does a copy run beside the computing
+            return pinned.to(device, non_blocking=True)
+
+        inputs = {name: value if name == "lengths" else there(value) for name, value in self.inputs.items()}
+        targets, weights_B, rows_S = (None if one is None else there(one) for one in (self.targets, self.weights_B, self.rows_S))
         return Batch(inputs, targets, weights_B, rows_S, self.rows, self.tokens)
 
 

@@ -34,7 +34,7 @@ from torch import nn
 
 from tunesmith.errors import Interrupted, some
 from tunesmith.models.heads import Output
-from tunesmith.objectives import Objective
+from tunesmith.objectives import Objective, numbers
 from tunesmith.tokens.examples import Batch, Examples
 from tunesmith.training.device import Machine
 from tunesmith.training.loop import Emit, Outcome, State, measure, peak_memory_mb
@@ -144,7 +144,7 @@ class Problem:
     def measure(self, logits_NC: torch.Tensor) -> dict[str, float]:
         """Sums of the plain loss and hits."""
         with torch.inference_mode():
-            return self.objective.measure(self.identity, self.given(logits_NC))
+            return numbers(self.objective.measure(self.identity, self.given(logits_NC)))
 
 
 @dataclass

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import dataclass
 from typing import Literal
 
+from tunesmith.errors import UserError, some
+
 Precision = Literal["auto", "fp32", "bf16"]
 
+NAMES = re.compile(r"cpu|mps|cuda(:\d+)?")
+"""What devices are called."""
 FASTER = 1.5
 """bf16 must beat fp32 by this factor in a matrix product to be worth its casts."""
 
@@ -29,7 +34,7 @@ def choose(device: str, precision: Precision, threads: int | None) -> Machine:
     """Settle device, precision and threads.
 
     Args:
-        device: auto, cpu, or cuda with an optional index.
+        device: auto, cpu, cuda with an optional index, or mps.
         precision: auto measures on a CPU and takes bf16 on a GPU that has it.
         threads: CPU threads; None takes as many as the process may use.
 
@@ -37,25 +42,57 @@ def choose(device: str, precision: Precision, threads: int | None) -> Machine:
         What the run records and a resumed run must use again.
 
     Raises:
-        UserError: a GPU is asked for and none is there.
+        UserError: the device is none of these, or not here.
     """
     import torch
 
-    from tunesmith.errors import UserError
-
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)  # macOS has no affinity
     torch.set_num_threads(threads)
     if device == "auto":
-        device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        device = next((one for one in here() if one != "cpu"), "cpu")
+    check(device, f"`train.device={device}`", "recipe")
     if device.startswith("cuda"):
-        if not torch.cuda.is_available():
-            raise UserError(f"`train.device={device}`, but torch sees no GPU", "recipe", "use cpu or auto, or install a build of torch for your GPU")
-        chosen = precision if precision != "auto" else ("bf16" if torch.cuda.is_bf16_supported() else "fp32")
-        return Machine(device, torch.cuda.get_device_name(device), chosen, threads)
+        # Without the argument torch counts bf16 that is emulated, which is slower than fp32.
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Machine(device, torch.cuda.get_device_name(device), precision if precision != "auto" else "bf16" if able else "fp32", threads)
+    if device == "mps":
+        return Machine(device, "Apple GPU", precision if precision != "auto" else "fp32", threads)
     if precision != "auto":
         return Machine("cpu", _cpu_name(), precision, threads)
     gain = round(bf16_gain(), 3)
     return Machine("cpu", _cpu_name(), "bf16" if gain >= FASTER else "fp32", threads, gain)
+
+
+def here() -> list[str]:
+    """The devices that torch sees: GPUs first, and always `cpu`."""
+    import torch
+
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return [*gpus, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+
+
+def is_here(device: str) -> bool:
+    """Whether torch sees a device."""
+    return (f"{device}:0" if device == "cuda" else device) in here()
+
+
+def check(device: str, what: str, where: str) -> None:
+    """Refuse a device that is unknown or not here.
+
+    Args:
+        device: cpu, cuda, cuda:N or mps.
+        what: the setting with its value, as the user wrote it.
+        where: where it stands.
+
+    Raises:
+        UserError: torch does not see it. The message names the devices that it sees.
+    """
+    if is_here(device):
+        return
+    found = here()
+    if NAMES.fullmatch(device):
+        raise UserError(f"{what}, but torch sees only {some(found)}", where, "use one of these, or install a build of torch for your GPU")
+    raise UserError(f"{what} is not a device; they are cpu, cuda, cuda:N and mps", where, f"use one of those that are here: {some(found)}")
 
 
 def bf16_gain() -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 from tunesmith.errors import Interrupted, UserError
-from tunesmith.objectives import Objective
+from tunesmith.objectives import Objective, Sums, numbers
 from tunesmith.tokens import batches
 from tunesmith.tokens.examples import Batch, Examples, windows
 from tunesmith.training import checkpoint, schedule
@@ -32,8 +33,8 @@ MOST_SKIPPED = 3
 """Non-finite steps in a row after which going on would be pretence."""
 LOG_POINTS = 60
 """Points of the training curve: each the mean of enough steps to show a trend rather than the luck of a batch."""
-MEASURE_TOKENS = 4096
-"""Padded tokens of a batch when only measuring."""
+MEASURE_TOKENS, MEASURE_TOKENS_DEVICE = 4096, 65_536
+"""Padded tokens of a batch when only measuring, on a CPU and elsewhere. A GPU needs many at once to be busy; the second is an estimate, not measured."""
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -90,7 +91,7 @@ def train(
     """Train a model, from the newest whole checkpoint if there is one.
 
     Args:
-        model: parameters that require grad learn; on return it holds the kept step's weights, in eval mode.
+        model: parameters that require grad learn; on return it holds the kept step's weights, on the CPU and in eval mode.
         objective: gives losses and figures.
         examples, valid: rows to learn from and to choose the kept step by; without `valid` the last step is kept.
         settings: with numbers in place of every `auto`.
@@ -108,16 +109,18 @@ def train(
         UserError: the loss or gradient was not finite `MOST_SKIPPED` times in a row, or a checkpoint could not be written.
     """
     device = torch.device(machine.device)
-    model.to(device)
     small = getattr(model, "small", False)
     torch.set_num_threads(1 if small else machine.threads)
     masters = machine.precision == "bf16" and not small
+    # What does not learn is rounded before it moves: a device needs room for it in bf16 alone. A base in four bits keeps its bytes.
+    frozen = {name: p.detach() for name, p in model.named_parameters() if masters and not p.requires_grad and p.is_floating_point()}
+    for name in frozen:
+        _round(model.get_parameter(name))
+    model.to(device)
     optimizer = Optimizer(model, settings.weight_decay, settings.betas, masters)
-    frozen = [(p, p.detach().cpu()) for p in model.parameters() if masters and not p.requires_grad and p.is_floating_point()]
     if masters:  # parameters alone: a rotary embedding's frequencies, which are buffers, lose too much in bf16
-        for parameter in model.parameters():
-            if parameter.is_floating_point():  # a base in four bits keeps its bytes
-                parameter.data = parameter.data.to(torch.bfloat16)
+        for parameter in optimizer.parameters:
+            _round(parameter)
     state = State()
     found, warnings = checkpoint.newest(checkpoints, identity, settings.keep_best)
     for text in warnings:
@@ -168,12 +171,19 @@ def train(
         optimizer.load(best.tensors("weights"), {})
         optimizer.decay = State(**best.state).decay
         kept = state.best_step
+    memory = peak_memory_mb(device)
+    model.to("cpu")  # before the frozen weights are whole again, for which the device may have no room
     if masters:
-        for rounded, whole in (*frozen, *zip(optimizer.parameters, optimizer.masters, strict=True)):
-            rounded.data = whole.to(device)
+        for name, whole in (*frozen.items(), *zip(optimizer.names, optimizer.masters, strict=True)):
+            model.get_parameter(name).data = whole.detach().to("cpu")
     torch.set_num_threads(machine.threads)
     model.eval()
-    return Outcome(state, kept, optimizer.decay, peak_memory_mb(device))
+    return Outcome(state, kept, optimizer.decay, memory)
+
+
+def _round(parameter: torch.Tensor) -> None:
+    """Have a model compute with the bf16 rounding of one of its parameters."""
+    parameter.data = parameter.data.to(torch.bfloat16)
 
 
 class _Plans:
@@ -245,17 +255,16 @@ class _Loop:
         """One optimizer step over micro-batches whose losses are averaged by units, exactly."""
         state, settings = self.state, self.settings
         units = sum(self.objective.units(batch) for batch in micro)
-        finite = True
-        sums: dict[str, float] = {}
+        told = []
         for batch in micro:
             loss = self.objective.loss(self.model, batch if self.device.type == "cpu" else batch.to(self.device))
-            finite = finite and math.isfinite(loss.sums["loss"])
-            if finite:
-                (loss.total / units).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            for name, value in loss.sums.items():
-                sums[name] = sums.get(name, 0.0) + value
+            (loss.total / units).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            told.append(loss.sums)
             state.tokens += batch.tokens
-        norm = self.optimizer.gradient_norm() if finite else math.nan
+        norm = self.optimizer.gradient_norm()  # here, once a step, this process waits for the device
+        sums = _added(told)
+        finite = math.isfinite(sums["loss"])
+        norm = norm if finite else math.nan
         assert isinstance(settings.learning_rate, float)
         self.rate = settings.learning_rate * schedule.factor(state.step, self.total, self.warmup_steps, settings.schedule)
         state.step += 1
@@ -322,6 +331,7 @@ class _Loop:
         self.state.decay = self.optimizer.decay
         weights, moments = self.optimizer.tensors()
         random = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {})
+        random |= {"mps": torch.mps.get_rng_state()} if self.device.type == "mps" else {}
         checkpoint.save(self.checkpoints, self.state.step, self.identity, weights, moments, random, asdict(self.state))
         self.saved_step, self.saved_at = self.state.step, time.monotonic()
         self.emit({"kind": "checkpoint", "step": self.state.step})
@@ -339,18 +349,29 @@ def _restore(found: checkpoint.Checkpoint, optimizer: Optimizer, device: torch.d
     torch.set_rng_state(random["cpu"])
     if "cuda" in random:
         torch.cuda.set_rng_state(random["cuda"], device)
+    if "mps" in random:
+        torch.mps.set_rng_state(random["mps"])
     return state
 
 
 def measure(model: nn.Module, objective: Objective, examples: Examples, device: torch.device) -> dict[str, float]:
     """An objective's figures over all examples, in eval mode and without gradients."""
     model.eval()
-    sums: dict[str, float] = {}
+    told: list[Sums] = []
+    most = MEASURE_TOKENS if device.type == "cpu" else MEASURE_TOKENS_DEVICE
     with torch.inference_mode():
-        for rows in batches.in_order(examples.lengths_N, 256, MEASURE_TOKENS, packed(examples), windows(examples)):
-            for name, value in objective.measure(model, examples.batch(rows).to(device)).items():
-                sums[name] = sums.get(name, 0.0) + value
-    return objective.summary(sums)
+        for rows in batches.in_order(examples.lengths_N, most // 16, most, packed(examples), windows(examples)):
+            told.append(objective.measure(model, examples.batch(rows).to(device)))
+    return objective.summary(_added(told))
+
+
+def _added(told: Sequence[Sums]) -> dict[str, float]:
+    """Sums of batches added up in order, as numbers of Python."""
+    sums: dict[str, float] = {}
+    for one in told:
+        for name, value in numbers(one).items():
+            sums[name] = sums.get(name, 0.0) + value
+    return sums
 
 
 def packed(examples: Examples) -> bool:
@@ -362,4 +383,6 @@ def peak_memory_mb(device: torch.device) -> float:
     """The most memory this process (or, on a GPU, torch on it) has held, in MB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)  # macOS counts bytes, Linux kB

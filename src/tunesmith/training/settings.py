@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tunesmith.settings import Settings
-from tunesmith.training.device import Precision
+from tunesmith.training.device import NAMES, Precision
 from tunesmith.training.schedule import Schedule
 
 
@@ -63,8 +63,15 @@ class TrainSettings(Settings):
     log_every: int | None = Field(None, ge=1)
     """Steps between two points of the training curve. null: about 60 points in all."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, cuda, cuda:N or mps. auto: the first GPU that torch sees, else cpu."""
     precision: Precision = "auto"
     """fp32, bf16 (with fp32 master weights), or auto: bf16 where it is measured to be faster."""
     threads: int | None = Field(None, ge=1)
     """CPU threads. null: as many as the process may use."""
+
+    @field_validator("device")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value != "auto" and not NAMES.fullmatch(value):
+            raise ValueError("is no device: they are auto, cpu, cuda, cuda:N and mps")
+        return value
