@@ -13,7 +13,7 @@ from tunesmith.errors import Interrupted
 from tunesmith.models.heads import LinearHead, Output
 from tunesmith.objectives.classification import Classification, ClassificationSettings
 from tunesmith.tokens.examples import Batch, VectorExamples
-from tunesmith.training import convex
+from tunesmith.training import convex, optimum
 from tunesmith.training.device import Machine
 from tunesmith.training.settings import TrainSettings
 
@@ -38,8 +38,8 @@ def examples(made: Classification, given: tuple[torch.Tensor, list[list[str]]], 
     return VectorExamples(given[0], made.targets(given[1], weights))
 
 
-def problem(made: Classification, one: VectorExamples) -> convex.Problem:
-    return convex.Problem(made, one.batch(np.arange(len(one))))
+def problem(made: Classification, one: VectorExamples) -> optimum.Problem:
+    return optimum.Problem(made, one.batch(np.arange(len(one))))
 
 
 @pytest.fixture
@@ -85,20 +85,20 @@ class Linear(torch.nn.Module):
         return Output(vectors.double() @ self.weight_CD.T + self.bias_C)
 
 
-def penalized(made: Classification, whole: Batch, space: convex.Space, start: convex.Start, penalty: float, moved: torch.Tensor) -> torch.Tensor:
+def penalized(made: Classification, whole: Batch, space: optimum.Space, start: optimum.Start, penalty: float, moved: torch.Tensor) -> torch.Tensor:
     """The documented loss of all rows, as a function of the distances from the anchor in the space's axes (R + 1, C)."""
-    here = convex.Solution(start.weight_RC + moved[:-1], start.bias_C + moved[-1])
+    here = optimum.Solution(start.weight_RC + moved[:-1], start.bias_C + moved[-1])
     total = made.loss(Linear(*space.layer(here)), whole).total
     return total + penalty / 2 * moved.square().sum()
 
 
 @pytest.mark.parametrize("anchor", ["zero", "means"])
 @pytest.mark.parametrize(("several", "settings", "weighted"), CASES)
-def test_no_direction_leads_below_the_solution(several: bool, settings: dict[str, Any], weighted: bool, anchor: convex.Anchor) -> None:
+def test_no_direction_leads_below_the_solution(several: bool, settings: dict[str, Any], weighted: bool, anchor: optimum.Anchor) -> None:
     """The objective's own gradient, by autograd over all rows as one batch plus the penalty, vanishes there and not at the anchor."""
     made, train = case(several, settings, weighted)
     one = problem(made, train)
-    space = convex.Space(one, 4, several)
+    space = optimum.Space(one, 4, several)
     start = space.anchors[anchor]
     found = space.solve(start, 0.3, tolerance=1e-9)
 
@@ -134,7 +134,7 @@ def test_it_is_scikit_learns_optimum(weighted: bool, count: int) -> None:
     made = objective()
     weights_N = np.linspace(0.5, 2, count).astype(np.float32) if weighted else np.ones(count, np.float32)
     train = examples(made, given, weights_N)
-    space = convex.Space(problem(made, train), 4, False)
+    space = optimum.Space(problem(made, train), 4, False)
     start, penalty = space.anchors["zero"], 0.1
     found = space.solve(start, penalty, tolerance=1e-10)
     x_ND = (given[0].double().numpy() - space.center_D.numpy()) / space.scale
@@ -165,8 +165,8 @@ def test_without_a_penalty_on_constants_it_would_be_scikit_learn_itself(several:
     given = rows(150, several=several)
     made = objective(several)
     train = examples(made, given)
-    space = convex.Space(problem(made, train), 4, several)
-    start = convex.Start("zero", torch.zeros_like(space.anchors["zero"].weight_RC), torch.zeros(4, dtype=torch.float64))
+    space = optimum.Space(problem(made, train), 4, several)
+    start = optimum.Start("zero", torch.zeros_like(space.anchors["zero"].weight_RC), torch.zeros(4, dtype=torch.float64))
     # With several labels a row's loss is the mean over labels, so each label's own regression has a fourth of it.
     penalty = 0.5
     found = space.solve(start, penalty / (4 if several else 1), tolerance=1e-10)
@@ -187,7 +187,7 @@ def test_a_strong_penalty_is_the_nearest_class_mean() -> None:
     given, test = rows(40), rows(300, 1)
     made = objective()
     train = examples(made, given)
-    space = convex.Space(problem(made, train), 4, False)
+    space = optimum.Space(problem(made, train), 4, False)
     weight_CD, bias_C = space.layer(space.solve(space.anchors["means"], 1e9))
     ours = (test[0].double() @ weight_CD.T + bias_C).argmax(1).numpy()
     theirs = nearest_mean(given[0].numpy(), train.targets.values_N.numpy(), test[0].numpy(), 4).argmax(1)
@@ -200,7 +200,7 @@ def test_the_mean_of_a_label_leaves_out_the_row_that_is_held_against_it() -> Non
     given = rows(30, noise=2.0)
     made = objective()
     train = examples(made, given)
-    space = convex.Space(problem(made, train), 4, False)
+    space = optimum.Space(problem(made, train), 4, False)
     x_NR, target_N = space.rows_NR.numpy(), train.targets.values_N.numpy()
     assert np.bincount(target_N).min() > 1
     cosines_NC = np.zeros((30, 4))
@@ -220,11 +220,20 @@ def test_the_mean_of_a_label_leaves_out_the_row_that_is_held_against_it() -> Non
     assert lengths_C == pytest.approx(np.full(4, best), rel=0.02) and space.anchors["means"].bias_C.abs().max() == 0
 
 
+def test_a_label_without_rows_has_no_direction_and_does_not_spoil_the_factor() -> None:
+    given = rows(40)
+    short, wide = Classification(LABELS, False, ClassificationSettings()), Classification([*LABELS, "e", "f"], False, ClassificationSettings())
+    spaces = [optimum.Space(problem(made, examples(made, given)), count, False) for made, count in ((short, 4), (wide, 6))]
+    lengths = [space.anchors["means"].weight_RC.norm(dim=0).numpy() for space in spaces]
+    # Two more labels at 0 ask for a larger factor; directions of their own, which every row would have, asked for one near 0.
+    assert lengths[1][4:].tolist() == [0, 0] and lengths[0][0] < lengths[1][0] < 2 * lengths[0][0]
+
+
 def test_without_a_row_to_hold_against_a_mean_the_factor_is_the_baselines() -> None:
     made = Classification(["a", "b"], False, ClassificationSettings())
     alone = VectorExamples(torch.tensor([[1.0], [-1.0]]), made.targets([["a"], ["b"]]))
-    lone = convex.Space(convex.Problem(made, alone.batch(np.arange(2))), 2, False)
-    assert float(lone.anchors["means"].weight_RC.norm(dim=0)[0]) == pytest.approx(convex.FACTOR)
+    lone = optimum.Space(optimum.Problem(made, alone.batch(np.arange(2))), 2, False)
+    assert float(lone.anchors["means"].weight_RC.norm(dim=0)[0]) == pytest.approx(optimum.FACTOR)
 
 
 # --- the choice -------------------------------------------------------------------------------------------------------------------
@@ -246,7 +255,7 @@ def test_the_chosen_penalty_has_the_lowest_loss_on_valid_rows_and_noise_asks_for
 
 
 def tries(*blocks: Any) -> list[convex._Try]:
-    anchors: list[convex.Anchor] = ["means", "means", "zero"]
+    anchors: list[optimum.Anchor] = ["means", "means", "zero"]
     return [convex._Try(n + 1, anchors[n], 10.0 ** (1 - n), float(np.mean(one)), np.asarray(one, float)) for n, one in enumerate(blocks)]
 
 
@@ -313,7 +322,7 @@ def test_the_model_gives_the_solution_and_the_same_bits_again(several: bool, set
     again, other, told = solved(made, train, valid, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
     assert events == told and not first.training and outcome.facts == other.facts
-    space = convex.Space(problem(made, train), 4, several)
+    space = optimum.Space(problem(made, train), 4, several)
     weight_CD, bias_C = space.layer(space.solve(space.anchors[outcome.facts["anchor"]], outcome.facts["penalty"]))
     with torch.inference_mode():
         logits = first(train.vectors_ND).logits
@@ -371,10 +380,10 @@ def test_float32_and_vectors_that_are_not_turned_give_the_same_within_rounding(m
     made = objective()
     train, valid = examples(made, rows(150)), examples(made, rows(300, 1))
     exact = convex.logits(solved(made, train, valid)[0], valid)
-    monkeypatch.setattr(convex, "MOST_AXES", 5)
+    monkeypatch.setattr(optimum, "MOST_AXES", 5)
     straight = convex.logits(solved(made, train, valid)[0], valid)
     assert np.abs(straight - exact).max() < 1e-3 * np.abs(exact).max()
-    monkeypatch.setattr(convex, "SINGLE_FROM", 1)
+    monkeypatch.setattr(optimum, "SINGLE_FROM", 1)
     single = convex.logits(solved(made, train, valid)[0], valid)
     assert np.abs(single - exact).max() < 1e-2 * np.abs(exact).max()
 
