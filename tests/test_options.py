@@ -30,6 +30,30 @@ def test_several_seeds_report_mean_and_spread_and_keep_the_best(recipe_file: Pat
     assert "Standard deviation" in run.report.read_text()
 
 
+def test_a_head_that_is_solved_for_says_so_everywhere(recipe_file: Path, tmp_path: Path) -> None:
+    """Idle settings are named, the record has no steps of a loop, the report draws the path, and the saved model is the one whose figures were told."""
+    run = tunesmith.run(recipe_file, runs_dir=tmp_path / "runs", method={"kind": "features", "dropout": 0.1}, train__epochs=4)
+    events = [json.loads(line) for line in (run.folder / "events.jsonl").read_text().splitlines()]
+    (said,) = [e["text"] for e in events if e["kind"] == "warning" and "no effect" in e["text"]]
+    assert all(name in said for name in ("train.epochs", "train.learning_rate", "train.batch_rows", "method.dropout")) and "train.precision" not in said
+    training = json.loads((run.folder / "run.json").read_text())["training"]
+    told = [e for e in events if e["kind"] == "valid"]
+    assert training["steps"] == len(told) and training["penalty"] == told[training["kept_step"] - 1]["penalty"] and training["held_rows"] > 0
+    page, card = run.report.read_text(), (run.folder / "MODEL_CARD.md").read_text()
+    assert "The head is the exact optimum" in page and "penalties tried" in page and "by penalty" in page and "tokens/s" not in page
+    assert "penalty" in card and "learning rate" not in card
+    # Calibrated on the logits of the cached vectors: the saved model's own, read anew from tokens, ask for the same temperature.
+    from tunesmith.data import rows
+    from tunesmith.evaluation import calibration
+    from tunesmith.serving import engine
+    from tunesmith.stages import label_array
+
+    table, classifier = rows.read(run.folder / "data" / "valid.parquet"), engine.load(run.folder / "model")
+    logits = classifier.logits(rows.strings(table, "text"), rows.strings(table, "text_pair"), lambda done, of: None)
+    again = calibration.fit_temperature(logits, label_array(table, classifier.about))
+    assert classifier.temperature == pytest.approx(again, rel=1e-3)
+
+
 def test_out_of_scope_rows_are_measured_and_never_learnt(recipe_file: Path, tmp_path: Path) -> None:
     write_csv(tmp_path / "outside.csv", [{"text": f"what is the capital of country {i}", "label": "?"} for i in range(30)])
     values = json.loads(recipe_file.read_text())
@@ -161,7 +185,7 @@ def _the_cuts_decide_everywhere(run: Any, runs: Path) -> None:
         assert before.labels == [name for name, cut in zip(names, kept["cuts"]["by_label"], strict=True) if before.probabilities[name] >= cut]
     compared = compare.against(Run(folder), Run(runs / "nothing"), resamples=50)["splits"]["test"]["models"]
     assert compared["tuned"]["micro_f1"]["value"] == split["models"]["tuned"]["micro_f1"]["value"]
-    assert compared["nothing"]["macro_recall"]["value"] == pytest.approx(0.75) and compared["tuned"]["ece"] == compared["nothing"]["ece"]
+    assert compared["nothing"]["macro_recall"]["value"] == pytest.approx(0.75) and compared["tuned"]["ece"]["value"] == compared["nothing"]["ece"]["value"]
     del changed["cuts"]
     (runs / "nothing" / "model" / "calibration.json").write_text(json.dumps(changed))
     for one in tunesmith.load(runs / "nothing").predict(texts, pairs):

@@ -134,3 +134,13 @@ def test_rows_that_an_objective_does_not_take_are_said(tmp_path: Path) -> None:
     path = written(tmp_path, data={"train": "d.jsonl", "rows": "document"}, objective="sft")
     with pytest.raises(UserError, match="`objective=sft`"):
         recipe.load(path)
+
+
+def test_a_method_without_steps_has_null_for_them_and_another_method_reads_null_as_auto() -> None:
+    data = {"data": {"train": "starter/tickets", "text": "text", "label": "queue"}}
+    solved = recipe.resolve(recipe.Recipe.model_validate(data | {"method": "features"}), "t")
+    assert (solved.train.epochs, solved.train.learning_rate) == (None, None)
+    switched = recipe.Recipe.model_validate(recipe.dump(solved) | {"method": "full"})
+    assert (recipe.resolve(switched, "t").train.epochs, recipe.resolve(switched, "t").train.learning_rate) == (5, 2e-4)
+    given = recipe.Recipe.model_validate(data | {"method": "features", "train": {"epochs": 7}})
+    assert recipe.resolve(given, "t").train.epochs == 7  # kept, so that the run can name it

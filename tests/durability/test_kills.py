@@ -31,6 +31,7 @@ PLACES = [
     ("sft", "train", "backward", 0.57),  # between two of the four parts of a step
     ("bottleneck", "train", "backward", 0.6),
     ("prefix", "train", "backward", 0.6),
+    ("features", "train", "backward", 0.5),  # in the middle of a path of penalties
     ("features", "train", "rename runs/colours/.staging-model", 1.0),  # trained, but the model has not its name yet
     ("full", "evaluate", "rename", 0.5),
 ]

@@ -321,8 +321,8 @@ def test_recompute_gives_the_same_gradients_and_keeps_less(base: catalog.Base, s
 def test_recompute_computes_layers_again_only_while_training(base: catalog.Base, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     layer = llama._layer
-    monkeypatch.setattr(llama, "_layer", lambda *given: calls.append(1) or layer(*given))
     model = adapted(base, FullSettings()).train()
+    monkeypatch.setattr(llama, "_layer", lambda *given: calls.append(1) or layer(*given))
     llama.configure(model, 0.0, True, False)
     llama.states(model, tokens(), LENGTHS).sum().backward()
     assert len(calls) == 4  # two layers, forward and backward

@@ -173,7 +173,7 @@ def _read(folder: Path, places: dict[bytes, int]) -> tuple[npt.NDArray[np.float3
         out_UD[at], filled_U[at] = found_ND[rows], True
         used.add(path)
     if out_UD is None or not filled_U.all():
-        raise UserError("cached vectors were deleted while they were in use", str(folder), "give the same command again: it computes them anew")
+        raise UserError("cached vectors were deleted while they were in use", str(folder), "run the same command again: it computes them once more")
     return out_UD, used
 
 

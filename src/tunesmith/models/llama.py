@@ -197,7 +197,7 @@ def configure(model: Any, noise: float, recompute: bool, compiled: bool) -> None
         what = "`train.noise` changes word vectors, and the layers that read them are frozen: their states are the same at each step"
         raise UserError(what, "recipe, `train`", "leave train.noise out, or choose a method that learns in every layer")
     bare.noise, bare.recompute = noise, recompute
-    # Attention stays outside: its groups differ from batch to batch, and the compiler would begin anew with each number of them.
+    # Attention stays outside: its groups differ from batch to batch, and the compiler would start over with each number of them.
     bare.one_layer = partial(_layer, before=torch.compile(heads, dynamic=True), after=torch.compile(feed, dynamic=True)) if compiled else _layer
 
 

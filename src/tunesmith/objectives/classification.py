@@ -5,7 +5,7 @@
 3. `class_weights: balanced` weighs a row by N / (C * rows of its label), scikit-learn's rule; with several labels it is each label's
    positive weight, negatives / positives, bounded by 100.
 4. Label smoothing: Szegedy et al. 2016 (https://arxiv.org/abs/1512.00567, section 7).
-5. `loss` has two more, see `losses.py`. The curves and the kept step go by the plain loss whatever is learnt by.
+5. `loss` has two more, see `losses.py`. The curves and the kept step use the plain loss in any case.
 6. With several labels the kept step has the best micro F1 over `KEPT_BY_CUTS`, not at 0.5: the cuts are chosen after training, and at 0.5
    a model of rare labels scores 0 for many steps in which it learns.
 

@@ -47,7 +47,7 @@ class Prediction:
 
     @property
     def probabilities(self) -> dict[str, float]:
-        """Each label's probability, in the order of the model's labels; made anew each time."""
+        """Each label's probability, in the order of the model's labels; built on each call."""
         return dict(zip(self.names, self.values.tolist(), strict=True))
 
     @property
