@@ -34,7 +34,7 @@ from tunesmith.training.settings import TrainSettings
 PENALTIES = tuple(10 ** (1.5 - 4.5 * step / 11) for step in range(12))
 """Strengths tried for each anchor, from 32 to 0.001, strong ones first. 1 / penalty is scikit-learn's C."""
 WORSE = 2
-"""A path ends after this many strengths without a better one: weaker ones cost the most and were never better in benchmarks/features.py."""
+"""A path ends after this many strengths without a better one: weaker ones cost the most. A convention of ours: what they would gain was not measured."""
 MANY_ROWS_A_LABEL = 50
 """Rows a label from which the path toward the class means is left out: with 60 rows a label, macro F1 was 0.3 to 0.9 points higher without."""
 BLOCKS = 20
