@@ -120,14 +120,14 @@ def tfidf(
         found[:, model.classes_] = _as_sure_as_held(chances[:M], chances[M:], held and held[1], model.classes_)
         return found
     found = majority(train_labels, M, classes)
-    learnt = np.flatnonzero(train_labels.any(0) & ~train_labels.all(0))
-    chances = np.empty((len(others), len(learnt)))
-    for column, c in enumerate(learnt):
+    learned = np.flatnonzero(train_labels.any(0) & ~train_labels.all(0))
+    chances = np.empty((len(others), len(learned)))
+    for column, c in enumerate(learned):
         has = int(train_labels[:, c].sum())
         rare = {0: 1.0, 1: min((len(train_labels) - has) / has, MOST_POSITIVE_WEIGHT)} if balanced else None
         one = LogisticRegression(C=REGULARISATION, solver="liblinear", random_state=seed, class_weight=rare)
         chances[:, column] = one.fit(train_NF, train_labels[:, c], weights).predict_proba(other_PF)[:, 1]
-    found[:, learnt] = _as_sure_as_held(chances[:M], chances[M:], held and held[1][:, learnt], learnt)
+    found[:, learned] = _as_sure_as_held(chances[:M], chances[M:], held and held[1][:, learned], learned)
     return found
 
 
@@ -137,7 +137,7 @@ def _as_sure_as_held(test: Floats, valid: Floats, labels: NDArray[Any] | None, k
     Args:
         test, valid: probabilities of known classes.
         labels: of the validation rows, int (V,) or bool (V, known).
-        known: classes that were learnt, ascending.
+        known: classes that were learned, ascending.
     """
     if labels is None or not len(known):
         return test
