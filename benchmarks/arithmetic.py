@@ -47,7 +47,7 @@ def rates() -> None:
 
 
 def masks() -> None:
-    from tunesmith.models.dropout import dropout
+    from tunesmith.models.fast.dropout import dropout
 
     x = torch.randn(32, 16, 384)
     print(f"dropout of 32 x 16 x 384: torch {1e3 * best(lambda: F.dropout(x, 0.1)):.2f} ms, ours {1e3 * best(lambda: dropout(x, 0.1, True)):.2f} ms")
@@ -58,28 +58,28 @@ def step(folder: Path) -> None:
 
     from tunesmith import methods
     from tunesmith.methods.full import FullSettings
-    from tunesmith.models import catalog, vocabulary
-    from tunesmith.models.load import Head
+    from tunesmith.models import catalog, used_embeddings
+    from tunesmith.models.loading import Head
     from tunesmith.objectives.classification import Classification, ClassificationSettings
-    from tunesmith.tokens import batches, encode, tokenizer
+    from tunesmith.tokens import batching, encode, tokenization
     from tunesmith.tokens.examples import TokenExamples
     from tunesmith.training.optimizer import Optimizer
 
     texts, labels, names = spread(folder, 100_000)
     base = catalog.resolve(catalog.ModelSettings())
-    reader = tokenizer.load(base.folder)
+    reader = tokenization.load(base.folder)
     tokens = encode.encode(reader, texts, None, 512)
     for size in (50, 200, 1000):
-        batches.BUCKET_BATCHES = size
-        padded = sum(int(tokens.lengths_N[rows].max()) * len(rows) for rows in batches.plan(tokens.lengths_N, 32, None, 0, 0))
+        batching.BUCKET_BATCHES = size
+        padded = sum(int(tokens.lengths_N[rows].max()) * len(rows) for rows in batching.plan(tokens.lengths_N, 32, None, 0, 0))
         print(f"padding with runs of {size} batches: {100 * (padded / len(tokens.ids_T) - 1):.1f} %")
-    batches.BUCKET_BATCHES = 200
+    batching.BUCKET_BATCHES = 200
     objective = Classification(names, False, ClassificationSettings())
     examples = TokenExamples(tokens, objective.targets([[names[label]] for label in labels]), reader.pad_id)
     model = methods.get("full").adapt(base, Head(names, False), FullSettings()).train()
-    vocabulary.compact(model, [examples])
+    used_embeddings.compact(model, [examples])
     optimizer = Optimizer(model, 0.01, (0.9, 0.999), False)
-    plan = batches.plan(examples.lengths_N, 32, None, 0, 0)
+    plan = batching.plan(examples.lengths_N, 32, None, 0, 0)
 
     def one(rows: Any) -> int:
         batch = examples.batch(rows)

@@ -56,19 +56,19 @@ def ours_train(folder: Path, rows: int, method: str, work: Path) -> dict[str, An
     from tunesmith.data.rows import LABELLED  # noqa: F401  # the same import cost as a run
     from tunesmith.methods.full import FullSettings
     from tunesmith.methods.lora import LoraSettings
-    from tunesmith.models import catalog, vocabulary
-    from tunesmith.models.load import Head
+    from tunesmith.models import catalog, used_embeddings
+    from tunesmith.models.loading import Head
     from tunesmith.objectives.classification import Classification, ClassificationSettings
-    from tunesmith.tokens import encode, tokenizer
+    from tunesmith.tokens import encode, tokenization
     from tunesmith.tokens.examples import TokenExamples
-    from tunesmith.training import device, loop
+    from tunesmith.training import hardware, loop
     from tunesmith.training.settings import TrainSettings
 
     texts, labels, names = spread(folder, rows)
     base = catalog.resolve(catalog.ModelSettings())
-    reader = tokenizer.load(base.folder)
+    reader = tokenization.load(base.folder)
     objective = Classification(names, False, ClassificationSettings())
-    machine = device.choose("cpu", "auto", None)
+    machine = hardware.choose("cpu", "auto", None)
     import torch
 
     torch.manual_seed(0)
@@ -76,7 +76,7 @@ def ours_train(folder: Path, rows: int, method: str, work: Path) -> dict[str, An
     model = methods.get(method).adapt(base, Head(names, False), settings)
     tokens = encode.encode(reader, texts, None, base.max_tokens)
     examples = TokenExamples(tokens, objective.targets([[names[label]] for label in labels]), reader.pad_id)
-    vocabulary.compact(model, [examples])
+    used_embeddings.compact(model, [examples])
     times: list[tuple[float, int, float]] = []
     losses: list[float] = []
 
@@ -130,11 +130,11 @@ def peer_train(folder: Path, rows: int, method: str, work: Path) -> dict[str, An
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
     from tunesmith import starters
-    from tunesmith.training import device
+    from tunesmith.training import hardware
 
     texts, labels, names = spread(folder, rows)
     base = starters.base_folder("starter/minilm")
-    bf16 = device.choose("cpu", "auto", None).precision == "bf16"
+    bf16 = hardware.choose("cpu", "auto", None).precision == "bf16"
     tokenizer = AutoTokenizer.from_pretrained(base)
     encoded = tokenizer(texts, truncation=True, max_length=512)["input_ids"]
     data = [{"input_ids": ids, "labels": label, "length": len(ids)} for ids, label in zip(encoded, labels, strict=True)]
@@ -230,10 +230,10 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(one(arguments.one, arguments.folder, arguments.rows)))
         return
-    from tunesmith.training import device
+    from tunesmith.training import hardware
 
-    machine = device.choose("cpu", "auto", None)
-    print(f"{machine.name}, {machine.threads} threads, {machine.precision} (bf16 product {device.bf16_gain():.2f} times fp32's speed), {platform.system()}")
+    machine = hardware.choose("cpu", "auto", None)
+    print(f"{machine.name}, {machine.threads} threads, {machine.precision} (bf16 product {hardware.bf16_gain():.2f} times fp32's speed), {platform.system()}")
     print(f"python benchmarks/classification.py FOLDER --rows {arguments.rows} --rounds {arguments.rounds} --only {' '.join(arguments.only)}\n")
     print("| what | ours | peer | ratio (median) | ratios |\n|---|---|---|---|---|")
     full_peer: list[float] = []
@@ -258,11 +258,11 @@ def main() -> None:
 def features(arguments: argparse.Namespace, full_peer: list[float]) -> None:
     """The best head on frozen features against twenty epochs of the peer, the peer's time taken from its measured speed."""
     from tunesmith.models import catalog
-    from tunesmith.tokens import encode, tokenizer
+    from tunesmith.tokens import encode, tokenization
 
     texts, _ = read(arguments.folder, "train.csv")
     base = catalog.resolve(catalog.ModelSettings())
-    tokens = len(encode.encode(tokenizer.load(base.folder), texts, None, 512).ids_T) * FEATURE_EPOCHS
+    tokens = len(encode.encode(tokenization.load(base.folder), texts, None, 512).ids_T) * FEATURE_EPOCHS
     ours = [child(arguments, "ours-features") for _ in range(arguments.rounds)]
     frozen = [child(arguments, "peer-features")["tokens_per_second"] for _ in range(arguments.rounds)]
     cold, warm = median(o["cold_seconds"] for o in ours), median(o["warm_seconds"] for o in ours)

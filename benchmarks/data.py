@@ -11,7 +11,7 @@ Zipf's law, so that texts have as many tokens as English has and count as Englis
 to an earlier row, 3 % but for one to three characters; 5 % have white space to mend, 1 % were decoded wrongly, 10 % hold a number, 1 % an e-mail address
 and 1 % a phone number.
 
-ours     tunesmith.data.prepare.prepare (clean: unicode, whitespace; equal rows; near-duplicates from 0.8; split by hash), then the tokens of train as the
+ours     tunesmith.data.preparation.prepare.prepare (clean: unicode, whitespace; equal rows; near-duplicates from 0.8; split by hash), then the tokens of train as the
          stage `train` makes them. `read` is all up to a row's signature, by this process and its helpers; `compare` finds near-duplicates.
 apart    the language filter and the report of personal data, on --rows-apart rows: rows/s of the step alone and of a preparation with it.
 peer     on --peer-rows rows, in turn with ours: `datasets` 5 (map in batches, two processes), ftfy.fix_text, equal rows by xxh128, MinHash(num_perm=128) of
@@ -157,7 +157,7 @@ def written(folder: Path, count: int = 0, megabytes: int = 0) -> Path:
 
 
 def settings(path: Path | str, near: float | None, **changes: Any) -> Any:
-    from tunesmith.data.validate import DataSettings, DuplicateSettings
+    from tunesmith.data.settings import DataSettings, DuplicateSettings
 
     return DataSettings(train=str(path), duplicates=DuplicateSettings(near=near), **changes)
 
@@ -179,10 +179,10 @@ def clocked(place: Any, name: str, seconds: dict[str, float], key: str) -> None:
 def ours(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
     import torch  # noqa: F401  # targets are tensors; imported before the clock starts
 
-    from tunesmith.data import prepare, sides, staging
+    from tunesmith.data.preparation import first_pass, prepare, second_pass
     from tunesmith.models import catalog
     from tunesmith.objectives import classification
-    from tunesmith.tokens import tokenizer
+    from tunesmith.tokens import tokenization
     from tunesmith.tokens.reader import Reader
 
     base = catalog.resolve(catalog.ModelSettings())
@@ -190,9 +190,9 @@ def ours(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
     parts: dict[str, float] = {}
     if not arguments.profile:
         for place, name, key in (
-            (staging.FirstPass, "read", "read"),
+            (first_pass.FirstPass, "read", "read"),
             (prepare, "leave_out", "compare"),
-            (sides, "write", "write"),
+            (second_pass, "write", "write"),
         ):
             clocked(place, name, parts, key)
     folder = arguments.work / "prepared"
@@ -202,7 +202,7 @@ def ours(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
     prepared = time.perf_counter()
     peak = max(*helpers, memory_mb())
     objective = classification.make(classification.ClassificationSettings(), base, folder)
-    examples = objective.examples(folder / "train.parquet", Reader(tokenizer.load(base.folder), base.max_tokens, "head", arguments.work))
+    examples = objective.examples(folder / "train.parquet", Reader(tokenization.load(base.folder), base.max_tokens, "head", arguments.work))
     end = time.perf_counter()
     parts["other"] = prepared - start - sum(parts.values())
     counts = {"tokens": int(examples.lengths_N.sum()), "rows": card["rows"], "left_out": card["rejected"]}
@@ -211,12 +211,13 @@ def ours(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
 
 
 def apart(arguments: argparse.Namespace, what: str) -> dict[str, Any]:
-    from tunesmith.data import clean, prepare, privacy, staging
+    from tunesmith.data.cleaning import clean, personal_data
+    from tunesmith.data.preparation import first_pass, prepare
 
-    staging.helpers = lambda: 0  # on one core, so that the step's seconds are all of them
+    first_pass.helpers = lambda: 0  # on one core, so that the step's seconds are all of them
     changes: dict[str, Any] = {"language": {"clean": {"languages": ["en"]}}, "personal": {"privacy": {"action": "report"}}}[what]
     seconds: dict[str, float] = {}
-    clocked(*((clean, "unwanted") if what == "language" else (privacy, "hide")), seconds, "step")
+    clocked(*((clean, "unwanted") if what == "language" else (personal_data, "hide")), seconds, "step")
     count = arguments.rows_apart
     start = time.perf_counter()
     prepare.prepare(settings(arguments.folder / f"rows-{count}.jsonl", None, **changes), "labelled", arguments.work / "prepared")
@@ -240,7 +241,7 @@ def ours_spoken(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
     from tunesmith.data import rows as kinds
     from tunesmith.models import catalog
     from tunesmith.objectives import sft
-    from tunesmith.tokens import tokenizer
+    from tunesmith.tokens import tokenization
     from tunesmith.tokens.reader import Reader
 
     with open(arguments.folder / f"dialogues-{count}.jsonl", encoding="utf-8") as file:
@@ -250,7 +251,7 @@ def ours_spoken(arguments: argparse.Namespace, count: int) -> dict[str, Any]:
     base = catalog.resolve(catalog.ModelSettings(base="starter/scribe"))
     objective = sft.make(sft.SftSettings(), base, arguments.work)
     start = time.perf_counter()
-    examples: Any = objective.examples(path, Reader(tokenizer.load(base.folder), 4096, "head", arguments.work))
+    examples: Any = objective.examples(path, Reader(tokenization.load(base.folder), 4096, "head", arguments.work))
     return {"seconds": time.perf_counter() - start, "tokens": int(examples.lengths_N.sum()) + count, "learnt": int(examples.learnt_N.sum())}
 
 
@@ -315,15 +316,15 @@ def workers_mb() -> float:
 
 def helpers_watched() -> list[float]:
     """What this process and its helpers held at the most together, as each ends."""
-    from tunesmith import crew
+    from tunesmith.core import workers
 
-    found, end = [0.0], crew.Crew.__exit__
+    found, end = [0.0], workers.Crew.__exit__
 
-    def ended(self: crew.Crew, *error: object) -> None:
+    def ended(self: workers.Crew, *error: object) -> None:
         found.append(memory_mb() + sum(memory_mb(one._process.pid) for one in self._helpers))
         end(self, *error)
 
-    crew.Crew.__exit__ = ended  # type: ignore[method-assign]
+    workers.Crew.__exit__ = ended  # type: ignore[method-assign]
     return found
 
 
@@ -431,7 +432,7 @@ def left_out(wanted: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
     """Which rows of train a preparation leaves out, bool (N,), and its card."""
     import numpy as np
 
-    from tunesmith.data import prepare
+    from tunesmith.data.preparation import prepare
 
     card = prepare.prepare(wanted, "labelled", folder)
     name, out = Path(wanted.train).name, np.zeros(Path(wanted.train).read_bytes().count(b"\n"), bool)

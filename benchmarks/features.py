@@ -26,14 +26,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-from tunesmith.evaluation.baselines import nearest_mean
+from tunesmith.evaluation.classification.baselines import nearest_mean
 from tunesmith.models import catalog, features
 from tunesmith.models.heads import LinearHead
 from tunesmith.objectives.classification import Classification, ClassificationSettings
-from tunesmith.tokens import encode, tokenizer
+from tunesmith.tokens import encode, tokenization
 from tunesmith.tokens.examples import Targets, TokenExamples, VectorExamples
 from tunesmith.training import convex
-from tunesmith.training.device import Machine
+from tunesmith.training.hardware import Machine
 from tunesmith.training.settings import TrainSettings
 
 STRENGTHS = np.logspace(-2, 3.5, 12)
@@ -49,7 +49,7 @@ def read(path: Path, text: str, label: str) -> tuple[list[str], list[str]]:
 
 def embed(base: catalog.Base, texts: list[str]) -> Any:
     """The base's vectors, from the cache where they are there."""
-    own = tokenizer.load(base.folder)
+    own = tokenization.load(base.folder)
     tokens = encode.encode(own, texts, None, base.max_tokens, "head")
     return features.vectors(base, TokenExamples(tokens, Targets(None), own.pad_id)).vectors_ND.numpy()
 

@@ -8,7 +8,7 @@ lists of {text, intents}. Rotation r tests on folds r to r+4, chooses cuts on th
 `--rarer` drops four of five rows that have a label of a random half, so that those labels are rare on every side.
 
 The rules: half (0.5); common (best micro F1 of all labels together); own (best F1 of each label, Yang's SCut); blended (own and common cut
-averaged as logits, weight positives / (positives + 5)); borrowed N (what `evaluation/cuts.py` does, N = 20 by default).
+averaged as logits, weight positives / (positives + 5)); borrowed N (what `evaluation/classification/cuts.py` does, N = 20 by default).
 Printed are means over rotations, and the difference to `common` with a 95 % t interval over rotations. Rotations share training rows, so the
 intervals are too narrow for new data of the same kind; read them beside the share of rotations that a rule wins.
 """
@@ -29,7 +29,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 
-from tunesmith.evaluation import baselines, classification, cuts
+from tunesmith.evaluation.classification import baselines, cuts, metrics
 
 FOLDS = 20
 TEST_FOLDS = 5
@@ -84,11 +84,11 @@ def answered(model: str, parts: dict[str, list[dict[str, Any]]], names: list[str
 def vectors(texts: list[str]) -> Any:
     """The default base's mean vectors."""
     from tunesmith.models import catalog, features
-    from tunesmith.tokens import encode, tokenizer
+    from tunesmith.tokens import encode, tokenization
     from tunesmith.tokens.examples import Targets, TokenExamples
 
     base = catalog.resolve(catalog.ModelSettings())
-    reader = tokenizer.load(base.folder)
+    reader = tokenization.load(base.folder)
     tokens = encode.encode(reader, texts, None, base.max_tokens)
     return features.vectors(base, TokenExamples(tokens, Targets(None), reader.pad_id), "mean").vectors_ND.numpy()
 
@@ -172,7 +172,7 @@ def main() -> None:
                 valid_NC, test_NC = answered(model, parts, names, changes)
                 labels = {side: truth(parts[side], names) for side in ("valid", "test")}
                 for rule in RULES:
-                    scores[rule].append(classification.scores(labels["test"], test_NC, chosen(rule, labels["valid"], valid_NC)))
+                    scores[rule].append(metrics.scores(labels["test"], test_NC, chosen(rule, labels["valid"], valid_NC)))
                 kept.append({"domain": domain, "model": model, "rotation": rotation, "labels": labels, "valid": valid_NC, "test": test_NC})
             counts = ", ".join(f"{len(rows):,} {side}" for side, rows in parts.items())
             what = f"{', rarer labels' if given.rarer else ''}{'' if given.loss == 'cross_entropy' else ', ' + given.loss}"

@@ -192,30 +192,32 @@ def ours(arguments: argparse.Namespace, parts: list[str]) -> dict[str, Any]:
 
     from tunesmith import methods
     from tunesmith.methods.lora import LoraSettings
-    from tunesmith.models import catalog, llama, vocabulary
+    from tunesmith.models import catalog, used_embeddings
+    from tunesmith.models.fast import llama
     from tunesmith.objectives import sft
-    from tunesmith.tokens import answers, batches, chat, text, tokenizer
-    from tunesmith.training import device, loop
+    from tunesmith.tokens import batching, chat_template, sequences, tokenization
+    from tunesmith.tokens import dialogues as answers
+    from tunesmith.training import hardware, loop
     from tunesmith.training.settings import TrainSettings
 
-    machine = device.choose(arguments.device, arguments.precision, None)
+    machine = hardware.choose(arguments.device, arguments.precision, None)
     settings = sft.SftSettings(template="none")
     base = catalog.resolve(catalog.ModelSettings(base=str(arguments.work / "base"), max_tokens=MAX_TOKENS))
     objective = sft.make(settings, base, arguments.work)
     model: Any = methods.get("lora").adapt(base, objective.head(None), LoraSettings(rank=RANK, alpha=ALPHA, targets="all-linear"))
     begin_alike(model, arguments.work)
     llama.configure(model, 0.0, False, "compiled" in parts)
-    reader, written = tokenizer.load(base.folder), chat.load(base.folder, "none")
+    reader, written = tokenization.load(base.folder), chat_template.load(base.folder, "none")
     dialogues = [[("user", row["prompt"]), ("assistant", row["completion"])] for row in chosen_rows(arguments.work)]
     messages = [[{"role": role, "content": said} for role, said in turns] for turns in dialogues]
-    losses = text.Losses()
-    pieces = answers.answers(reader, written, iter([messages]), text.end_of(reader, base.config, written), MAX_TOKENS, "head", "every", losses)
-    examples = text.TextExamples(pieces, arguments.work, losses)
+    losses = sequences.Losses()
+    pieces = answers.answers(reader, written, iter([messages]), sequences.end_of(reader, base.config, written), MAX_TOKENS, "head", "every", losses)
+    examples = sequences.TextExamples(pieces, arguments.work, losses)
     assert len(examples) == len(dialogues) and max(losses.lengths) <= MAX_TOKENS
-    vocabulary.compact(model, [examples])
+    used_embeddings.compact(model, [examples])
     # In the order of the file, as the peer takes them; a run would shuffle, which costs nothing.
     plan = [np.arange(start, min(start + BATCH_ROWS, len(examples))) for start in range(0, len(examples), BATCH_ROWS)]
-    batches.plan = lambda *given, **more: plan
+    batching.plan = lambda *given, **more: plan
     steps = steps_of(arguments)
     taken = [plan[step % len(plan)] for step in range(steps)]
     learnt_N = examples.learnt_N
@@ -373,9 +375,9 @@ def machine_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
     import torch
 
-    from tunesmith.training import device
+    from tunesmith.training import hardware
 
-    machine = device.choose(arguments.device, arguments.precision, None)
+    machine = hardware.choose(arguments.device, arguments.precision, None)
     where = torch.device(machine.device)
     size = 8192 if where.type == "cuda" else 2048 if arguments.width >= 512 else 512
     rates = {}

@@ -72,7 +72,7 @@ def cell(base: Path, method: str, objective: str, data: Path, runs: Path) -> Cel
     """Run one cell and judge it. An error that is no UserError is raised: a crash is never a verdict."""
     from tunesmith import pipeline
     from tunesmith import recipe as recipes
-    from tunesmith.errors import UserError
+    from tunesmith.core.errors import UserError
 
     file = data / f"{base.name}-{method}-{objective}.yaml"
     file.write_text(json.dumps(recipe(base, method, objective, data)))
@@ -92,12 +92,12 @@ def _judge(folder: Path, objective: str) -> tuple[float, float, float]:
     """Of the validation rows: the saved model's loss, transformers' own on each row alone, and how far scores alone are from those among others."""
     import torch
 
+    from tunesmith.core.files import read_json
     from tunesmith.data import rows
-    from tunesmith.files import read_json
-    from tunesmith.models import about as abouts
+    from tunesmith.models import metadata
 
     table = rows.read(folder / "data" / "valid.parquet")
-    about = abouts.read(folder / "model")
+    about = metadata.read(folder / "model")
     if objective == "classification":
         from tunesmith.serving import engine
 
@@ -112,17 +112,17 @@ def _judge(folder: Path, objective: str) -> tuple[float, float, float]:
         theirs = float(torch.nn.functional.cross_entropy(theirs_NC, targets_N))
         return saved, theirs, float((together_NC - alone_NC).abs().max()) / max(1.0, float(alone_NC.abs().max()))
     from tunesmith import objectives
-    from tunesmith.files import cache
+    from tunesmith.core.files import cache
     from tunesmith.models import catalog
     from tunesmith.objectives.next_token import row_losses
     from tunesmith.serving import generation
-    from tunesmith.tokens import tokenizer
+    from tunesmith.tokens import tokenization
     from tunesmith.tokens.reader import Reader
 
     base = catalog.resolve(catalog.ModelSettings(base=about.base))
     model: Any = generation.load(folder / "model").model
     made = objectives.get(objective).make(objectives.settings(objective), base, folder / "data")
-    examples: Any = made.examples(folder / "data" / "valid.parquet", Reader(tokenizer.load(base.folder), about.max_tokens, "head", cache()))
+    examples: Any = made.examples(folder / "data" / "valid.parquet", Reader(tokenization.load(base.folder), about.max_tokens, "head", cache()))
     with torch.inference_mode():
         every = np.arange(len(examples))
         together_N, tokens_N = row_losses(model, examples.batch(every))
@@ -140,12 +140,12 @@ def _their_logits(classifier: Any, text: str) -> Any:
     """One text's logits by transformers' own forward: with none of this package's, and no padding."""
     import torch
 
-    from tunesmith.models import load
+    from tunesmith.models import loading
     from tunesmith.tokens import encode
 
     tokens = encode.encode(classifier._reader, [text], None, classifier.about.max_tokens, classifier.about.truncation)
     ids_1L = torch.from_numpy(tokens.ids_T.astype(np.int64))[None]
-    with torch.inference_mode(), load.plain(classifier._model):
+    with torch.inference_mode(), loading.plain(classifier._model):
         logits_1C: torch.Tensor = classifier._model(input_ids=ids_1L, attention_mask=torch.ones_like(ids_1L)).logits
     return logits_1C
 

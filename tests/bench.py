@@ -13,15 +13,16 @@ import torch
 
 from tunesmith import methods
 from tunesmith.methods import Saved
-from tunesmith.models import catalog, llama
-from tunesmith.models.about import Writing
-from tunesmith.models.load import Head
+from tunesmith.models import catalog
+from tunesmith.models.fast import llama
+from tunesmith.models.loading import Head
+from tunesmith.models.metadata import Writing
 from tunesmith.objectives.classification import Classification, ClassificationSettings
 from tunesmith.objectives.next_token import NextToken
 from tunesmith.recipe import Recipe
-from tunesmith.tokens.text import Losses, Piece, TextExamples
+from tunesmith.tokens.sequences import Losses, Piece, TextExamples
 from tunesmith.training import loop
-from tunesmith.training.device import Machine
+from tunesmith.training.hardware import Machine
 from tunesmith.training.settings import TrainSettings
 
 LABELS = ["blue", "green", "red"]
@@ -105,11 +106,11 @@ def classes(tiny_base: Path, tmp_path: Path, colours: Path) -> Bench:
     """Three labels on the tiny BERT."""
     import csv
 
-    from tunesmith.tokens import encode, tokenizer
+    from tunesmith.tokens import encode, tokenization
     from tunesmith.tokens.examples import TokenExamples
 
     base = catalog.resolve(catalog.ModelSettings(base=str(tiny_base)))
-    reader = tokenizer.load(base.folder)
+    reader = tokenization.load(base.folder)
     with open(colours, newline="") as file:
         rows = list(csv.DictReader(file))[:48]
     objective = Classification(LABELS, False, ClassificationSettings(), [[row["label"]] for row in rows])

@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from tunesmith import starters
-from tunesmith.tokens import tokenizer, words
+from tunesmith.tokens import tokenization, word_cache
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -37,11 +37,11 @@ def found_by(pattern: str) -> Any:
     return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-QWEN_2, LLAMA_3, QWEN_3_5, GPT_4O = words.PATTERNS
+QWEN_2, LLAMA_3, QWEN_3_5, GPT_4O = word_cache.PATTERNS
 MARKS = [AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True), AddedToken("<|im", special=True)]
 LIBRARIES: dict[str, Any] = {
-    "bert": lambda: tokenizer.load(starters.base_folder("starter/minilm")).library,
-    "scribe": lambda: tokenizer.load(starters.base_folder("starter/scribe")).library,
+    "bert": lambda: tokenization.load(starters.base_folder("starter/minilm")).library,
+    "scribe": lambda: tokenization.load(starters.base_folder("starter/scribe")).library,
     "byte level": lambda: trained(byte_level()),
     "byte level, composed": lambda: trained(byte_level(), normalizers.NFC()),
     "roberta": lambda: trained(byte_level(), None, AddedToken("<mask>", lstrip=True), AddedToken("bills", single_word=True)),

@@ -49,8 +49,8 @@ def test_one_place_steps_an_optimizer() -> None:
 
 
 def test_only_the_face_of_the_house_prints() -> None:
-    assert set(where("print")) - {"progress.py"} <= {"cli.py", "serving/predicting.py", "serving/chatting.py"}
-    assert all(name == "self.console.print" for name in where("print").get("progress.py", []))
+    assert set(where("print")) - {"listeners/progress.py"} <= {"cli.py", "serving/predicting.py", "serving/chatting.py"}
+    assert all(name == "self.console.print" for name in where("print").get("listeners/progress.py", []))
 
 
 def test_nothing_that_runs_code_from_data() -> None:
@@ -96,7 +96,7 @@ def test_there_are_recipes() -> None:
 
 KNOWN_ELSEWHERE = {
     "recipe.py": {"full"},  # the default method
-    "starting.py": {"features", "full", "lora"},  # what `init` proposes
+    "init.py": {"features", "full", "lora"},  # what `init` proposes
     "report/run_page.py": set(methods.NAMES),  # in words, for the reader of a report
     "models/features.py": {"features"},  # a folder of the cache, not the method
 }

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 import tunesmith
-from tunesmith.data import languages
-from tunesmith.errors import GateFailed, UserError
+from tunesmith.core.errors import GateFailed, UserError
+from tunesmith.data.cleaning import languages
 
 Cli = Callable[..., tuple[int, str, str]]
-HEAVY = ("torch", "transformers", "peft", "pyarrow", "sklearn", "scipy", "numpy", "tokenizers", "tunesmith.settings")
+HEAVY = ("torch", "transformers", "peft", "pyarrow", "sklearn", "scipy", "numpy", "tokenizers", "tunesmith.core.settings")
 
 
 def in_a_shell(script: str) -> str:
@@ -229,7 +229,7 @@ def test_python_has_the_same_run(cli_: Cli, tmp_path: Path, recipe_file: Path) -
 
 
 def test_an_interrupt_is_130_and_the_same_command_goes_on(cli_: Cli, tmp_path: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunesmith import progress
+    from tunesmith.listeners import progress
 
     command = ("run", recipe_file, "evaluate.against=[majority]", "train.checkpoint_steps=4", "--runs-dir", tmp_path / "runs")
     heard = progress.Teller.__call__

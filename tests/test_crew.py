@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tunesmith import crew
-from tunesmith.crew import Crew, Message
-from tunesmith.errors import UserError
+from tunesmith.core import workers
+from tunesmith.core.errors import UserError
+from tunesmith.core.workers import Crew, Message
 
 
 class Squares:
@@ -148,12 +148,12 @@ def test_without_more_processes_this_one_does_all(monkeypatch: pytest.MonkeyPatc
     def none(*given: Any, **more: Any) -> Any:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(crew.subprocess, "Popen", none)
+    monkeypatch.setattr(workers.subprocess, "Popen", none)
     with crew_of(1, 2) as one:
         assert list(one.each(range(4))) == [1, 2, 5, 10]
 
 
 def test_as_many_helpers_as_there_are_cores_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, expected in ((1, 0), (2, 1), (4, 3), (64, crew.MOST_HELPERS)):
+    for cores, expected in ((1, 0), (2, 1), (4, 3), (64, workers.MOST_HELPERS)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
-        assert crew.helpers() == expected
+        assert workers.helpers() == expected

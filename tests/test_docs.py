@@ -15,7 +15,7 @@ from typer.main import get_command
 import tunesmith
 from tunesmith import recipe
 from tunesmith.cli import app
-from tunesmith.settings import Settings, parse_yaml, write_yaml
+from tunesmith.core.settings import Settings, parse_yaml, write_yaml
 
 ROOT = Path(__file__).parent.parent
 SRC = Path(tunesmith.__file__).parent

@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tunesmith import cli, files
-from tunesmith.errors import Problems, UserError, nearest, some
+from tunesmith import cli
+from tunesmith.core import files
+from tunesmith.core.errors import Problems, UserError, nearest, some
 
 Cli = Callable[..., tuple[int, str, str]]
 GOOD = [(f"{noun} number {i}", label) for i in range(10) for noun, label in (("apple", "red"), ("leaf", "green"))]

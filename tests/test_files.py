@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith import files
-from tunesmith.errors import UserError
+from tunesmith.core import files
+from tunesmith.core.errors import UserError
 
 
 class Stop(Exception):
@@ -92,7 +92,7 @@ def test_our_own_errors_pass_through(tmp_path: Path) -> None:
 
 def test_leftovers_of_the_dead_are_swept_and_nothing_else(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from tunesmith import files\n"
+        "import os, sys; from pathlib import Path; from tunesmith.core import files\n"
         f"with files.staged_folder(Path({str(tmp_path)!r}) / 'model') as s:\n    (s / 'half').write_text('x')\n"
         f"    with files.staged_file(Path({str(tmp_path)!r}) / 'file') as f:\n        f.write_text('x'); os._exit(9)\n"
     )
@@ -105,7 +105,7 @@ def test_leftovers_of_the_dead_are_swept_and_nothing_else(tmp_path: Path) -> Non
 
 def test_a_lock_keeps_another_process_out_until_its_holder_dies(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    script = f"from pathlib import Path; from tunesmith import files\nwith files.locked(Path({str(lock)!r})):\n    print('held', flush=True); input()\n"
+    script = f"from pathlib import Path; from tunesmith.core import files\nwith files.locked(Path({str(lock)!r})):\n    print('held', flush=True); input()\n"
     holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"

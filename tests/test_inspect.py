@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tunesmith.data import bias, diversity
-from tunesmith.data.prepare import prepare
-from tunesmith.data.validate import DataSettings, InspectSettings
-from tunesmith.files import read_json
+from tunesmith.core.files import read_json
+from tunesmith.core.sections import Verdict
+from tunesmith.data.preparation.prepare import prepare
+from tunesmith.data.review import bias, coverage
+from tunesmith.data.settings import DataSettings, InspectSettings
 from tunesmith.report import page
-from tunesmith.sections import Verdict
 from tunesmith.stages import inspect
 
 SCRIPTS = {
@@ -59,7 +59,7 @@ def test_any_rows_can_be_looked_at(tmp_path: Path, kind: str, script: str, count
     assert "- Personal data were not looked for.\n" in sheet and "; no column says which rows belong together.\n" in sheet
     held = read_json(tmp_path / "data" / "inspection.json")
     texts, tests = ({int(at): text for at, text in held[name].items()} for name in ("texts", "tests"))
-    sections = [bias.section(held["bias"]), diversity.section(held["lexical"], held["unseen"], held["regions"], texts, tests)]
+    sections = [bias.section(held["bias"]), coverage.section(held["lexical"], held["unseen"], held["regions"], texts, tests)]
     assert all(one.blocks for one in sections) and seen["lexical"]["texts"] == card["rows"]["train"]
     assert "Nothing to show." not in page.render("t", "s", Verdict("v"), sections)
 

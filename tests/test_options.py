@@ -14,7 +14,7 @@ from samples import colour_rows, write_csv
 import tunesmith
 from tunesmith import pipeline, recipe
 from tunesmith.data import rows
-from tunesmith.evaluation import baselines, classification, cuts
+from tunesmith.evaluation.classification import baselines, cuts, metrics
 from tunesmith.runs import Run
 from tunesmith.stages import compare
 
@@ -44,7 +44,7 @@ def test_a_head_that_is_solved_for_says_so_everywhere(recipe_file: Path, tmp_pat
     assert "penalty" in card and "learning rate" not in card
     # Calibrated on the logits of the cached vectors: the saved model's own, read anew from tokens, ask for the same temperature.
     from tunesmith.data import rows
-    from tunesmith.evaluation import calibration
+    from tunesmith.evaluation.classification import calibration
     from tunesmith.serving import engine
     from tunesmith.stages import label_array
 
@@ -167,7 +167,7 @@ def _the_cuts_decide_everywhere(run: Any, runs: Path) -> None:
     truth = {side: np.array([[name in one for name in names] for one in rows.label_lists(table)]) for side, table in read.items()}
     classic = baselines.tfidf(texts_of["train"], truth["train"], texts_of["valid"] + texts_of["test"], len(names))
     _, cut_C = cuts.fit(truth["valid"], classic[: len(truth["valid"])])
-    wanted = classification.scores(truth["test"], classic[len(truth["valid"]) :], cut_C)
+    wanted = metrics.scores(truth["test"], classic[len(truth["valid"]) :], cut_C)
     assert split["models"]["tfidf"]["macro_f1"]["value"] == pytest.approx(wanted["macro_f1"])  # the baseline's cuts are chosen by the same rule
     page = (folder / "report.html").read_text()
     assert f"{kept['cuts']['rows']} validation rows" in page and "From which probability a label is given" in page

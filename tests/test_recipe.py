@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tunesmith import methods, recipe, starters
-from tunesmith.errors import Problems, UserError
-from tunesmith.settings import write_yaml
+from tunesmith.core.errors import Problems, UserError
+from tunesmith.core.settings import write_yaml
 
 
 def written(folder: Path, **values: Any) -> Path:

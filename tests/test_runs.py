@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tunesmith import runs
-from tunesmith.errors import Interrupted, UserError
+from tunesmith.core.errors import Interrupted, UserError
 from tunesmith.runs import Run
 
 

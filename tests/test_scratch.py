@@ -16,8 +16,8 @@ import tunesmith
 from tunesmith import pipeline, recipe
 from tunesmith.models import scratch
 from tunesmith.models.scratch import END, PAD, ROLES, TEMPLATE, ScratchSettings
-from tunesmith.tokens import chat, tokenizer
-from tunesmith.tokens.text import end_of
+from tunesmith.tokens import chat_template, tokenization
+from tunesmith.tokens.sequences import end_of
 
 SIZE = {"vocabulary": 380, "width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "feed_forward": 48, "max_tokens": 64}
 THINGS = {"bread": "flour water salt yeast", "soup": "leeks water salt cream", "tea": "leaves water milk", "cake": "flour eggs sugar butter"}
@@ -43,8 +43,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reader(made: Path) -> tokenizer.Tokenizer:
-    return tokenizer.load(made)
+def reader(made: Path) -> tokenization.Tokenizer:
+    return tokenization.load(made)
 
 
 # --- the tokenizer and the template -------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def test_digits_stand_alone(reader: Any, text: str) -> None:
     assert [part for part in parts if re.search(r"\d", part)] == re.findall(r"\d", text)
 
 
-def test_words_of_the_rows_are_tokens_and_the_marks_are_one_each(reader: tokenizer.Tokenizer) -> None:
+def test_words_of_the_rows_are_tokens_and_the_marks_are_one_each(reader: tokenization.Tokenizer) -> None:
     library = reader.library
     assert "Ġminutes" in library.encode("wait 5 minutes").tokens and library.get_vocab_size() <= SIZE["vocabulary"]
     assert [library.token_to_id(name) for name in (PAD, END, *ROLES)] == [0, 1, 2, 3, 4]
@@ -76,16 +76,16 @@ def test_the_template_is_what_transformers_makes_of_it(made: Path) -> None:
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(made)
-    ours = chat.load(made)
+    ours = chat_template.load(made)
     assert ours.template == TEMPLATE and dict(ours.tokens) == {"eos_token": END, "pad_token": PAD}
     turns = [{"role": role, "content": text} for role, text in (("system", "Be brief."), ("user", " Two\nlines? "), ("assistant", "é 42"), ("user", "?"))]
     assert ours.write(turns[:2], True) == "<|system|>Be brief.<|end|><|user|> Two\nlines? <|end|><|assistant|>"
     for some, answer_next in ((turns, True), (turns[:3], False), (turns[1:2], True), (turns[1:3], False)):
         assert ours.write(some, answer_next) == theirs.apply_chat_template(some, tokenize=False, add_generation_prompt=answer_next)
-        ids = tokenizer.load(made).library.encode(ours.write(some, answer_next), add_special_tokens=False).ids
+        ids = tokenization.load(made).library.encode(ours.write(some, answer_next), add_special_tokens=False).ids
         assert ids == theirs.apply_chat_template(some, add_generation_prompt=answer_next, return_dict=False)
     assert (theirs.eos_token, theirs.pad_token, theirs.model_max_length) == (END, PAD, 64)
-    assert end_of(tokenizer.load(made), json.loads((made / "config.json").read_text()), ours) == [1]
+    assert end_of(tokenization.load(made), json.loads((made / "config.json").read_text()), ours) == [1]
 
 
 def test_the_same_rows_give_the_same_bytes(made: Path, tmp_path: Path) -> None:
@@ -187,10 +187,10 @@ def test_the_seed_decides_the_first_weights(recipe_file: Path, tmp_path: Path) -
 def test_dialogues_give_their_words_to_the_tokenizer(tmp_path: Path) -> None:
     """Every role's words, through the stage that makes the base."""
     from tunesmith.data import rows
-    from tunesmith.stages import begin
+    from tunesmith.stages import scratch
 
     turns = [[{"role": "user", "content": "which grommet"}, {"role": "assistant", "content": "the sprocket"}]]
     rows.write(rows.table({"messages": turns}, rows.DIALOGUE), tmp_path / "dialogues.parquet")
-    assert list(begin._texts(tmp_path / "dialogues.parquet")) == [["which grommet", "the sprocket"]]
+    assert list(scratch._texts(tmp_path / "dialogues.parquet")) == [["which grommet", "the sprocket"]]
     rows.write(rows.table({"prompt": ["a", "b"], "completion": ["c", "d"]}, rows.COMPLETION), tmp_path / "completions.parquet")
-    assert list(begin._texts(tmp_path / "completions.parquet")) == [["a", "b", "c", "d"]]
+    assert list(scratch._texts(tmp_path / "completions.parquet")) == [["a", "b", "c", "d"]]

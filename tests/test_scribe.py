@@ -9,10 +9,10 @@ import pytest
 
 import tunesmith
 from tunesmith import starters
-from tunesmith.errors import UserError
-from tunesmith.models import catalog, load
+from tunesmith.core.errors import UserError
+from tunesmith.models import catalog, loading
 from tunesmith.starters import desk
-from tunesmith.tokens import text, tokenizer
+from tunesmith.tokens import sequences, tokenization
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 WORSE_THAN_THE_CARD = 0.15
@@ -35,11 +35,11 @@ def test_its_loss_lies_above_the_grammars_entropy_and_near_the_cards_figure(tmp_
     from tunesmith.stages.evaluate_text import losses
 
     base = catalog.resolve(catalog.ModelSettings(base="starter/scribe"))
-    model = load.language_model(base).eval()
+    model = loading.language_model(base).eval()
     documents = list(desk.documents(40, starters.HELD_OUT_SEED))
     end = int(base.config["eos_token_id"])
-    pieces = text.documents(tokenizer.load(base.folder), iter([[one.text for one in documents]]), end, base.max_tokens)
-    examples = text.TextExamples(pieces, tmp_path, text.Losses())
+    pieces = sequences.documents(tokenization.load(base.folder), iter([[one.text for one in documents]]), end, base.max_tokens)
+    examples = sequences.TextExamples(pieces, tmp_path, sequences.Losses())
     nll_N, tokens_N = losses(model, examples, len(documents))
     floor = sum(one.nats for one in documents) / tokens_N.sum()
     card = (base.folder / "README.md").read_text("utf-8")

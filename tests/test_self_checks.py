@@ -13,8 +13,9 @@ from samples import llama_folder, trained
 
 import tunesmith
 from tunesmith import methods
-from tunesmith.errors import UserError
-from tunesmith.models import bert, last_token, llama, load, vocabulary
+from tunesmith.core.errors import UserError
+from tunesmith.models import last_token, loading, used_embeddings
+from tunesmith.models.fast import bert, llama
 from tunesmith.stages import self_checks
 
 
@@ -46,14 +47,14 @@ def test_a_language_model_too_leaves_a_fast_forward_that_does_not_fit(tmp_path: 
 
 def test_a_wrong_model_is_refused_before_training(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A smaller word table that is not quite the whole one's rows."""
-    compact = vocabulary.compact
+    compact = used_embeddings.compact
 
     def broken(model: Any, examples: Any) -> Any:
         whole = compact(model, examples)
         model.get_input_embeddings().weight.data.mul_(1.5)
         return whole
 
-    monkeypatch.setattr(vocabulary, "compact", broken)
+    monkeypatch.setattr(used_embeddings, "compact", broken)
     with pytest.raises(UserError, match="self-check `adapt` failed: the adapted base does not compute what transformers computes"):
         tunesmith.run(recipe_file, runs_dir=tmp_path / "runs")
     assert not list((tmp_path / "runs").rglob("step-*"))
@@ -87,7 +88,7 @@ def test_a_saved_model_that_is_another_one_is_found(recipe_file: Path, tmp_path:
 
 
 def test_frozen_random_parts_are_refused(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "besides_heads", lambda model: None)
+    monkeypatch.setattr(loading, "besides_heads", lambda model: None)
     base = released.save("bert-no-pooler", tmp_path / "bert")
     with pytest.raises(UserError, match=r"has no weights for .*pooler.dense.bias`, and this method would leave them"):
         tunesmith.run(recipe_file, runs_dir=tmp_path / "runs", method={"kind": "lora", "targets": ["query"]}, model=str(base))

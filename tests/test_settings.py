@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
-from tunesmith.errors import Problems, UserError
-from tunesmith.settings import Settings, build, parse_yaml, read_yaml, with_override, write_yaml
+from tunesmith.core.errors import Problems, UserError
+from tunesmith.core.settings import Settings, build, parse_yaml, read_yaml, with_override, write_yaml
 
 
 class Small(Settings):

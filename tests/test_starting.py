@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tunesmith import recipe, starters
-from tunesmith.data import hub
-from tunesmith.data.card import NAMES
-from tunesmith.starting import default_target, first_recipe
+from tunesmith.data.preparation.card import NAMES
+from tunesmith.data.readers import hub
+from tunesmith.init import default_target, first_recipe
 
 Cli = Callable[..., tuple[int, str, str]]
 WORDS = "invoice parcel refund login screen order late broken colour battery cable please thanks help soon number account".split()

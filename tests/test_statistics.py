@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from tunesmith.statistics import Z, holm, wilson
+from tunesmith.core.statistics import Z, holm, wilson
 
 
 def test_wilson_equals_scipys() -> None:

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import pipeline, recipe, runs
-from tunesmith.errors import UserError, nearest, some
+from tunesmith.core.errors import UserError, nearest, some
 
 if TYPE_CHECKING:
     from tunesmith.models.decode import Sampling
     from tunesmith.serving.engine import Prediction
     from tunesmith.serving.generation import Answer
-    from tunesmith.tokens.chat import Message
+    from tunesmith.tokens.chat_template import Message
 
 
 class Finished:
@@ -88,12 +88,12 @@ class Finished:
 
     def _loaded(self) -> Any:
         """The run's classifier or writer, loaded at the first call."""
-        from tunesmith.models import about
+        from tunesmith.models import metadata
         from tunesmith.serving import engine, generation
 
         if self._engine is None:
             folder = self.folder / "model"
-            self._engine = (engine if about.read(folder).writing is None else generation).load(folder)
+            self._engine = (engine if metadata.read(folder).writing is None else generation).load(folder)
         return self._engine
 
     def __repr__(self) -> str:

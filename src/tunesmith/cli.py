@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunesmith.errors import GateFailed, Interrupted, UserError, counted
+from tunesmith.core.errors import GateFailed, Interrupted, UserError, counted
 
 if TYPE_CHECKING:
     from tunesmith.pipeline import Options
@@ -66,8 +66,8 @@ class _Stopper:
 
 @contextmanager
 def _options(runs_dir: Path, fresh: bool = False, until: str = "report", tensorboard: bool = False) -> Iterator[Options]:
+    from tunesmith.listeners.progress import Teller
     from tunesmith.pipeline import Options
-    from tunesmith.progress import Teller
 
     stopper, teller = _Stopper(), Teller()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -95,7 +95,7 @@ def init(
     split: Split = None,
 ) -> None:
     """Read and check data, and write a recipe for them."""
-    from tunesmith.starting import default_target, first_recipe
+    from tunesmith.init import default_target, first_recipe
 
     target = output or default_target(data)
     with _reading() as reading:
@@ -117,7 +117,7 @@ def check(
     """Read and check data, or all that a recipe's run would use; write nothing."""
     from tunesmith import objectives, pipeline
     from tunesmith import recipe as recipes
-    from tunesmith.data.card import NAMES
+    from tunesmith.data.preparation.card import NAMES
 
     recipe = Path(what).suffix.lower() in (".yaml", ".yml")
     if recipe and (option := "--query" if query is not None else "--split" if split is not None else ""):
@@ -219,7 +219,7 @@ def _tell(options: Options, work: Callable[[], Run]) -> None:
 
 def _summary(one: Run) -> str:
     from tunesmith import runs
-    from tunesmith.models import about as abouts
+    from tunesmith.models import metadata
 
     evaluation = runs.evaluation_of(one)
     lines = []
@@ -230,7 +230,7 @@ def _summary(one: Run) -> str:
         headline, sentences, _ = verdict(evaluation, split)
         lines += [headline, *sentences, "", *table(evaluation, split, {name: name for name in found["models"]})]
         lines.append(f"({found['rows']:,} {split} rows, 95 % intervals)")
-    writing = abouts.read(one.folder / "model").writing
+    writing = metadata.read(one.folder / "model").writing
     tried = f"tunesmith chat {one.folder}" if writing and writing.template else f'tunesmith predict {one.folder} "your text here"'
     lines += ["", f"Report: {one.folder / 'report.html'}", f"Try it: {tried}"]
     return "\n".join(lines)
@@ -311,7 +311,7 @@ def predict(
 @contextmanager
 def _telling(task: str) -> Iterator[Callable[..., None]]:
     """Shows how far a task is, from the first it is told until all is done."""
-    from tunesmith.progress import Teller
+    from tunesmith.listeners.progress import Teller
 
     teller = Teller()
 
@@ -430,7 +430,7 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001  # the last line of defence: say how to report it
         import traceback
 
-        from tunesmith.files import SURROUNDINGS, as_user_error
+        from tunesmith.core.files import SURROUNDINGS, as_user_error
 
         if isinstance(error, OSError) and error.errno in SURROUNDINGS and error.filename:
             print(f"error: {as_user_error(error, Path(os.fsdecode(error.filename)))}", file=sys.stderr)

@@ -15,19 +15,21 @@ from typing import Any
 
 from tunesmith import methods, objectives, runs
 from tunesmith import recipe as recipes
-from tunesmith.data import languages, parts, privacy, sources
-from tunesmith.data import prepare as preparation
-from tunesmith.data.telling import Progress
-from tunesmith.data.validate import InspectSettings
-from tunesmith.errors import GateFailed, UserError, nearest, some
-from tunesmith.files import sha256_file, sha256_json, staged_file, write_bytes
+from tunesmith.core.errors import GateFailed, UserError, nearest, some
+from tunesmith.core.files import sha256_file, sha256_json, staged_file, write_bytes
+from tunesmith.core.settings import write_yaml
+from tunesmith.data.cleaning import languages, personal_data
+from tunesmith.data.preparation import inputs
+from tunesmith.data.preparation import prepare as preparation
+from tunesmith.data.preparation.progress import Progress
+from tunesmith.data.readers import formats
+from tunesmith.data.settings import InspectSettings
 from tunesmith.models import catalog
 from tunesmith.recipe import Recipe
 from tunesmith.runs import Run
-from tunesmith.settings import write_yaml
-from tunesmith.stages import FORMAT, GENERAL, Context, begin, content, evaluate, evaluate_text, inspect, prepare, reader, report, train
+from tunesmith.stages import FORMAT, GENERAL, Context, content, evaluate, evaluate_text, inspect, prepare, reader, report, scratch, train
 
-STAGES = {"prepare": prepare.stage, "inspect": inspect.stage, "begin": begin.stage, "train": train.stage, "evaluate": evaluate.stage, "report": report.stage}
+STAGES = {"prepare": prepare.stage, "inspect": inspect.stage, "begin": scratch.stage, "train": train.stage, "evaluate": evaluate.stage, "report": report.stage}
 MODEL_FILES = (".json", ".safetensors", ".jinja", ".txt")
 """What decides what a model does."""
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "scikit-learn", "pyarrow")
@@ -70,7 +72,7 @@ def run(recipe: Recipe, options: Options = Options()) -> Run:
 def _carry(one: Run, kin: list[Run], recipe: Recipe, files: dict[str, str], base: catalog.Base, options: Options) -> Run:
     """Take this very run through its stages."""
     if options.tensorboard:
-        from tunesmith.tensorboard import writer
+        from tunesmith.listeners.tensorboard import writer
 
         one.also(writer(one.folder / "tensorboard"))
     with runs.working(one):
@@ -133,7 +135,7 @@ def check(recipe: Recipe, rejected: Path | None = None, progress: Progress | Non
         card, seen = _prepared(recipe, data, rejected, prepare.handed(recipe, base), progress)
         if recipe.model.scratch is not None:
             (data / "base").mkdir()
-            begin.into(recipe.model.scratch, data / "train.parquet", data / "base")
+            scratch.into(recipe.model.scratch, data / "train.parquet", data / "base")
             base = catalog.made(recipe.model.scratch, data / "base")
         read = reader(base, recipe)
         examples = objectives.get(recipe.objective.kind).make(recipe.objective, base, data).examples(data / "train.parquet", read)
@@ -186,12 +188,13 @@ def versions() -> dict[str, str]:
 
 def _check_measuring(recipe: Recipe) -> None:
     """A gate that names no figure, or a general text that holds none, is said before an hour of training, not after."""
-    from tunesmith.evaluation import classification, text
+    from tunesmith.evaluation.classification.metrics import MULTI_LABEL, SINGLE_LABEL
+    from tunesmith.evaluation.generation.metrics import GENERATED, LIKELIHOOD
 
-    figures: Sequence[str] = classification.MULTI_LABEL if recipe.data.multi_label else classification.SINGLE_LABEL
+    figures: Sequence[str] = MULTI_LABEL if recipe.data.multi_label else SINGLE_LABEL
     if recipe.data.rows != "labelled":
-        answers = () if recipe.data.rows == "document" else text.GENERATED
-        figures = [*answers, *text.LIKELIHOOD, *(["forgetting"] if evaluate_text.general_text(recipe) else [])]
+        answers = () if recipe.data.rows == "document" else GENERATED
+        figures = [*answers, *LIKELIHOOD, *(["forgetting"] if evaluate_text.general_text(recipe) else [])]
     if general := evaluate_text.general_file(recipe):
         evaluate_text.documents(general, 2)
     for name in recipe.gate:
@@ -212,12 +215,12 @@ def _gate(one: Run, recipe: Recipe) -> None:
 
 def _inputs(recipe: Recipe) -> tuple[dict[str, str], catalog.Base]:
     """Hashes of the data files, and the base."""
-    hashes = {side: parts.digest(found) for side, found in parts.inputs(recipe.data).items()}
+    hashes = {side: inputs.digest(found) for side, found in inputs.inputs(recipe.data).items()}
     beside = {key: getattr(getattr(recipe.data, section), key) for section, key in recipes.BESIDE}
     beside |= {"corrections": recipe.data.corrections, GENERAL: evaluate_text.general_file(recipe)}
     hashes |= {name: _hash_of(Path(path)) for name, path in beside.items() if path is not None}
     if recipe.data.privacy.action == "pseudonymise" and recipe.data.privacy.key is not None:  # other marks, another run; 64 bits do not give the key away
-        hashes["key"] = hmac.new(privacy.key_of(recipe.data.privacy), b"identity", hashlib.sha256).hexdigest()[:16]
+        hashes["key"] = hmac.new(personal_data.key_of(recipe.data.privacy), b"identity", hashlib.sha256).hexdigest()[:16]
     return hashes, catalog.resolve(recipe.model)
 
 
@@ -230,5 +233,5 @@ def _hash_of(path: Path) -> str:
     if path.is_dir():
         folder = path / "model" if (path / "model").is_dir() else path
         return sha256_json({str(one.relative_to(folder)): sha256_file(one) for one in sorted(folder.rglob("*")) if one.suffix in MODEL_FILES and one.is_file()})
-    sources.kind_of(path)  # raises the right error for what it is
+    formats.kind_of(path)  # raises the right error for what it is
     return sha256_file(path)

@@ -11,16 +11,18 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tunesmith import methods, objectives, starters
-from tunesmith.data import collect, layouts, parts
-from tunesmith.data.ledger import SIDES
-from tunesmith.data.validate import DataSettings, SourceSettings
-from tunesmith.errors import UserError, some
+from tunesmith.core.errors import UserError, some
+from tunesmith.core.settings import Settings, build, read_yaml, with_override
+from tunesmith.data.kinds import layout
+from tunesmith.data.preparation import inputs
+from tunesmith.data.readers import snapshot
+from tunesmith.data.row_index import SIDES
+from tunesmith.data.settings import DataSettings, SourceSettings
 from tunesmith.methods import MethodSettings
 from tunesmith.methods.full import FullSettings
 from tunesmith.models.catalog import ModelSettings
 from tunesmith.objectives import ObjectiveSettings
 from tunesmith.objectives.classification import ClassificationSettings
-from tunesmith.settings import Settings, build, read_yaml, with_override
 from tunesmith.training.settings import TrainSettings
 
 BESIDE = (("augment", "synonyms"), ("augment", "masked"), ("augment", "writer"), ("privacy", "names"), ("inspect", "terms"))
@@ -135,7 +137,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: everything that is wrong with it, at once.
     """
-    parts.forget()
+    inputs.forget()
     values = _placed(read_yaml(path), path.parent)
     for override in overrides:
         values = _placed(with_override(values, override), Path.cwd())
@@ -147,7 +149,7 @@ def of_data(source: str, overrides: Sequence[str] = (), query: str | None = None
 
     Args: as `values_of`.
     """
-    parts.forget()
+    inputs.forget()
     recipe = build(Recipe, values_of(source, overrides, query, split), "command line")
     data = _with_starters(recipe.data)
     return recipe.model_copy(update={"name": Path(source).stem or "data", "data": data.model_copy(update={"rows": kind_of(data)})})
@@ -194,11 +196,11 @@ def _source_placed(value: Any, folder: Path) -> Any:
         return [_source_placed(one, folder) for one in value]
     if isinstance(value, dict):
         return value | {"source": _source_placed(value["source"], folder)} if "source" in value else value
-    if not isinstance(value, str) or value == "none" or value.startswith(starters.PREFIX) or collect.is_remote(value):
-        if not isinstance(value, str) or not collect.is_remote(value):
+    if not isinstance(value, str) or value == "none" or value.startswith(starters.PREFIX) or snapshot.is_remote(value):
+        if not isinstance(value, str) or not snapshot.is_remote(value):
             return value
-        collect.refuse_password(value)
-        return collect.placed(value, folder)
+        snapshot.refuse_password(value)
+        return snapshot.placed(value, folder)
     return str((folder / os.path.expanduser(value)).absolute())
 
 
@@ -223,16 +225,16 @@ def kind_of(data: DataSettings) -> str:
     Raises:
         UserError: there is no such file, or what is no file cannot be collected.
     """
-    return data.rows or layouts.infer(data, _first_file(_with_starters(data)))
+    return data.rows or layout.infer(data, _first_file(_with_starters(data)))
 
 
 def _first_file(data: DataSettings) -> Path:
     try:
-        return parts.inputs(data.model_copy(update={"valid": "none", "test": "none", "out_of_scope": None}))["train"][0].path
+        return inputs.inputs(data.model_copy(update={"valid": "none", "test": "none", "out_of_scope": None}))["train"][0].path
     except UserError:
-        if collect.is_remote(parts.sources_of(data, "train")[0].source):
+        if snapshot.is_remote(inputs.sources_of(data, "train")[0].source):
             raise  # what a database says cannot be asked twice
-        return Path(parts.sources_of(data, "train")[0].source)
+        return Path(inputs.sources_of(data, "train")[0].source)
 
 
 def resolve(recipe: Recipe, stem: str) -> Recipe:

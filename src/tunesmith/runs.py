@@ -17,8 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import UserError, nearest, some
-from tunesmith.files import (
+from tunesmith.core.errors import UserError, nearest, some
+from tunesmith.core.files import (
     STAGING,
     as_user_error,
     link_or_copy,
@@ -215,7 +215,7 @@ def working(run: Run) -> Iterator[None]:
     Raises:
         UserError: another process works on it.
     """
-    from tunesmith.errors import Interrupted
+    from tunesmith.core.errors import Interrupted
 
     def held() -> UserError:
         return UserError("another process is working on this run", str(run.folder), "wait for it, or choose another name: name=...")

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data import augment, noise, rows
-from tunesmith.data.augment import AugmentSettings
+from tunesmith.core.errors import UserError
+from tunesmith.data import rows
+from tunesmith.data.augmentation import augment, noise
+from tunesmith.data.augmentation.augment import AugmentSettings
 from tunesmith.data.texts import even
-from tunesmith.errors import UserError
 
 WORDS = {"card": ("bank card",), "log in": ("sign in", "enter"), "money": ("cash",)}
 LOCAL = ("typos", "keyboard", "drop", "swap", "synonyms")

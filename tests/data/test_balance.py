@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.balance import BalanceSettings, factors
+from tunesmith.data.augmentation.balance import BalanceSettings, factors
 
 SIZES = {"big": 30, "middle": 10, "small": 4, "none": 0}
 

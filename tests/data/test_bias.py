@@ -14,10 +14,11 @@ import pytest
 from scipy.sparse import csr_array
 from scipy.stats import binomtest, fisher_exact
 
-from tunesmith.data import bias, diversity, identity_terms, label_rates, rows
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
+from tunesmith.core.sections import Bars, Verdict, Words
+from tunesmith.data import rows
+from tunesmith.data.review import bias, coverage, identity_terms, label_rates
 from tunesmith.report import page
-from tunesmith.sections import Bars, Verdict, Words
 
 SEEDS = 200
 
@@ -28,7 +29,7 @@ def table(texts: list[str], labels: list[list[str]] | None = None, **more: Any) 
 
 
 def report(one: pa.Table, **more: Any) -> dict[str, Any]:
-    sample, count = diversity.sample([one])
+    sample, count = coverage.sample([one])
     found = bias.report(sample, count, **more)
     assert json.loads(json.dumps(found)) == found
     return found
@@ -181,7 +182,7 @@ def test_long_texts_that_mention_more_of_everything_are_no_association() -> None
         labels.append(["toxic" if rng.random() < 0.3 else "fine"])
         texts.append(" ".join(rng.choice(vocabulary, 60 if labels[-1] == ["toxic"] else 6)))
     one = table(texts, labels)
-    sample, _ = diversity.sample([one])
+    sample, _ = coverage.sample([one])
     hits, _ = identity_terms.mentions(sample.column("text").to_pylist(), identity_terms.IDENTITY)
     matrix, names, compared = bias._labels(sample)
     groups = list(identity_terms.groups(hits, identity_terms.IDENTITY))

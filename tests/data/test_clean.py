@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tunesmith.data import clean, languages
-from tunesmith.data.clean import CleanSettings
+from tunesmith.data.cleaning import clean, languages
+from tunesmith.data.cleaning.clean import CleanSettings
 
 CASES = [
     ("unicode", "schÃ¶n, itâ€™s\nschön", "schön, it’s\nschön"),

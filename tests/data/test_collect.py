@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data import collect as room
-from tunesmith.data import sources, streams
-from tunesmith.data.collect import collect, is_remote, placed, refuse_password, shown
-from tunesmith.errors import UserError
-from tunesmith.files import sha256_file
+from tunesmith.core.errors import UserError
+from tunesmith.core.files import sha256_file
+from tunesmith.data.readers import formats, stream
+from tunesmith.data.readers import snapshot as room
+from tunesmith.data.readers.snapshot import collect, is_remote, placed, refuse_password, shown
 
 
 def database(path: Path, rows: Iterable[tuple[Any, ...]], columns: str = "id, text") -> str:
@@ -128,8 +128,8 @@ def test_the_readers_find_every_row(tmp_path_factory: pytest.TempPathFactory, ro
     folder = tmp_path_factory.mktemp("rows")
     path = collect(database(folder / "a.db", rows), "SELECT id, text FROM t ORDER BY rowid", folder)
     expected = [{"id": number, "text": text} for number, text in rows]
-    assert [record for _, record in sources.read(path).records] == expected
-    assert [record for _, record in streams.Stream(path)] == expected
+    assert [record for _, record in formats.read(path).records] == expected
+    assert [record for _, record in stream.Stream(path)] == expected
 
 
 SECRET = "p@ss/w:o%rd?"

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data import databases
-from tunesmith.data.collect import collect
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
+from tunesmith.data.readers import sql
+from tunesmith.data.readers.snapshot import collect
 
 Make = Callable[[Path], str]
 
@@ -155,7 +155,7 @@ def test_duckdb_reads_nothing_but_the_database(tmp_path: Path, query: str) -> No
 
 def test_sqlite_writes_nothing_whatever_it_is_asked(tmp_path: Path) -> None:
     """The connection itself refuses, should a statement ever come past the look at its first word."""
-    with databases._sqlite(sqlite_file(tmp_path), "here", str) as database:
+    with sql._sqlite(sqlite_file(tmp_path), "here", str) as database:
         for query in ("DELETE FROM tickets", "CREATE TEMP TABLE x (a)", "SELECT 1; SELECT 2"):
             with pytest.raises(sqlite3.Error, match=r"readonly|one statement"):
                 database.select(query)
@@ -261,7 +261,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_statements() -> None:
-    one = databases.one_statement
+    one = sql.one_statement
     with_comment = "-- why\nWITH a AS (SELECT ';') SELECT * FROM a"
     for query in ("select 1", " (SELECT 1) UNION (SELECT 2)", with_comment, "VALUES(1)", "table t", "SELECT*FROM t", 'select "a;b"'):
         assert one(query, "here") == query
@@ -288,14 +288,14 @@ ORDERED = {
 
 @pytest.mark.parametrize(("query", "expected"), ORDERED.items())
 def test_order(query: str, expected: bool) -> None:
-    assert databases.ordered(query) is expected
+    assert sql.ordered(query) is expected
 
 
 @given(st.text(alphabet="a '\"$;()-/*\n\\E", max_size=40))
 def test_a_literal_is_never_taken_for_sql(text: str) -> None:
     literal = "'" + text.replace("'", "''") + "'"
-    assert databases.one_statement(f"SELECT {literal} ;", "here").strip() == f"SELECT {literal}"
-    assert not databases.ordered(f"SELECT {literal}, 'order by'")
+    assert sql.one_statement(f"SELECT {literal} ;", "here").strip() == f"SELECT {literal}"
+    assert not sql.ordered(f"SELECT {literal}, 'order by'")
 
 
 def test_a_large_result_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +310,7 @@ def test_a_large_result_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(sqlite3, "connect", connected)
     query = "WITH RECURSIVE n(v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM n WHERE v < 5000) SELECT seen(v) AS v FROM n"
-    stream = databases.records(sqlite_file(tmp_path), query, "here", str)
+    stream = sql.records(sqlite_file(tmp_path), query, "here", str)
     assert next(stream) == {"v": 1}
     assert len(taken) < 10
     stream.close()

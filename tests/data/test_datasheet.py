@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tunesmith.data import datasheet
+from tunesmith.data.review import datasheet
 
 CARD: dict[str, Any] = {
     "files": {"train": {"name": "tickets.csv", "sha256": "ab12"}, "test": {"name": "held_out.csv", "sha256": "cd34"}},

@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from tunesmith.data import layouts, rows
-from tunesmith.data.dialogues import reader
-from tunesmith.data.prepare import prepare as prepare_stream
+from tunesmith.core.errors import Problems, UserError
+from tunesmith.data import rows
+from tunesmith.data.kinds import layout
+from tunesmith.data.kinds.dialogue import reader
+from tunesmith.data.preparation.prepare import prepare as prepare_stream
+from tunesmith.data.settings import DataSettings
 from tunesmith.data.texts import Row
-from tunesmith.data.validate import DataSettings
-from tunesmith.errors import Problems, UserError
 
 U, A, S = ({"role": role, "content": f"some text of the {role}"} for role in ("user", "assistant", "system"))
 
@@ -38,7 +39,7 @@ def prepared(path: Path, **more: Any) -> tuple[dict[str, Any], dict[int, dict[st
     """The card, and all kept rows by line."""
     settings = DataSettings(**{"train": str(path), "on_bad_row": "reject", "duplicates": {"near": None}} | more)
     folder = path.parent / "out"
-    card = prepare_stream(settings, layouts.infer(settings, Path(settings.train)), folder)
+    card = prepare_stream(settings, layout.infer(settings, Path(settings.train)), folder)
     assert json.loads((folder / "card.json").read_text()) == card
     kept = [row for side in card["rows"] for row in rows.read(folder / f"{side}.parquet").to_pylist()]
     assert {(row["source"], row["origin"], row["weight"]) for row in kept} == {(path.name, "original", 1.0)}
@@ -414,7 +415,7 @@ LAYOUTS: list[tuple[str, Any, dict[str, Any], str, list[str], Any]] = [
 @pytest.mark.parametrize(("name", "record", "more", "kind", "notes", "row"), LAYOUTS, ids=[case[0] for case in LAYOUTS])
 def test_layouts_are_recognised_aloud(tmp_path: Path, name: str, record: Any, more: dict[str, Any], kind: str, notes: list[str], row: Any) -> None:
     path = write(tmp_path / "x.jsonl", numbered(record))
-    assert layouts.infer(DataSettings(train=str(path), **more), path) == kind
+    assert layout.infer(DataSettings(train=str(path), **more), path) == kind
     card, kept = prepared(path, **more)
     assert card["kind"] == kind and card["notes"] == [f"x.jsonl: {note}" for note in notes] and card["rejected"] == {} and card["labels"] == {}
     common = {field for field, _ in rows.COMMON}
@@ -443,7 +444,7 @@ def test_the_same_rows_from_other_files(tmp_path: Path, form: str) -> None:
 def test_answers_to_nothing_are_bad_rows() -> None:
     alone = [{"chosen": "yes", "rejected": "no"}, {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"}]
     both = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
-    made = reader(layouts.Layout("preference", "answers", chosen="chosen", rejected="rejected"), DataSettings(train="d.jsonl"))
+    made = reader(layout.Layout("preference", "answers", chosen="chosen", rejected="rejected"), DataSettings(train="d.jsonl"))
     for one in alone:
         what = "`chosen` and `rejected` begin with nothing that both answer"
         assert made(one) == ("no prompt", what, "name the column of what they answer: data.prompt or data.messages")
@@ -452,7 +453,7 @@ def test_answers_to_nothing_are_bad_rows() -> None:
 
 
 def test_messages_as_text_that_is_no_json_are_a_bad_row() -> None:
-    made = reader(layouts.Layout("dialogue", "messages", messages="messages"), DataSettings(train="d.csv"))
+    made = reader(layout.Layout("dialogue", "messages", messages="messages"), DataSettings(train="d.csv"))
     for text in (str([U, A]), "[" * 100_000, '[{"role": "user", "role": "user"}]'):
         reason, what, remedy = made({"messages": text})[:3]
         assert reason == "messages of another type" and str(what).startswith("column `messages` holds text that is not JSON: ")
@@ -462,17 +463,17 @@ def test_messages_as_text_that_is_no_json_are_a_bad_row() -> None:
 def test_what_is_labelled_stays_so(tmp_path: Path) -> None:
     def inferred(record: dict[str, Any], **more: Any) -> str:
         path = write(tmp_path / "d.jsonl", [record])
-        return layouts.infer(DataSettings(train=str(path), **more), path)
+        return layout.infer(DataSettings(train=str(path), **more), path)
 
     assert inferred({"text": "a", "label": "b"}) == inferred({"question": "a", "answer": "b", "topic": "c"}) == "labelled"
     assert inferred({"text": "a", "label": "b", **talk(1)}) == inferred({"text": "a", "mood": "b"}) == inferred({"a": "b"}) == "labelled"
     assert inferred({"text": "a", "mood": "b"}, label="mood") == inferred({"a": 1, "b": 2}, text_pair="b") == "labelled"
     assert inferred({"title": "a", "topic": "b", **talk(1)}) == inferred({"message": [U, A]}) == inferred({"a": []}, messages="a") == "dialogue"
     assert inferred({"a": "b"}, prompt="a") == inferred({"a": "b"}, completion="a") == "completion"
-    assert layouts.infer(DataSettings(train=str(tmp_path / "absent.jsonl")), tmp_path / "absent.jsonl") == "labelled"
-    assert layouts.infer(DataSettings(train=str(tmp_path / "absent.txt")), tmp_path / "absent.txt") == "document"
+    assert layout.infer(DataSettings(train=str(tmp_path / "absent.jsonl")), tmp_path / "absent.jsonl") == "labelled"
+    assert layout.infer(DataSettings(train=str(tmp_path / "absent.txt")), tmp_path / "absent.txt") == "document"
     (tmp_path / "broken.jsonl").write_bytes(b"\xff\xfe\0")
-    assert layouts.infer(DataSettings(train=str(tmp_path / "broken.jsonl")), tmp_path / "broken.jsonl") == "labelled"
+    assert layout.infer(DataSettings(train=str(tmp_path / "broken.jsonl")), tmp_path / "broken.jsonl") == "labelled"
 
 
 def test_missing_columns_are_named_with_the_nearest(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data import card, diversity, rows
+from tunesmith.core.sections import Quotes, Verdict, Words
+from tunesmith.data import rows
+from tunesmith.data.preparation import card
+from tunesmith.data.review import coverage
 from tunesmith.report import page
-from tunesmith.sections import Quotes, Verdict, Words
 
 few = settings(max_examples=25, deadline=None)
 
@@ -31,8 +33,8 @@ def test_the_sample_does_not_depend_on_order_or_batches(random: Any, size: int, 
     order = list(range(120))
     random.shuffle(order)
     mixed = one.take(pa.array(order))
-    here, count = diversity.sample([one], most)
-    there, again = diversity.sample((mixed.slice(at, size) for at in range(0, 120, size)), most)
+    here, count = coverage.sample([one], most)
+    there, again = coverage.sample((mixed.slice(at, size) for at in range(0, 120, size)), most)
     assert here.equals(there) and count == again == 120
     assert len(here) == min(most, 120) == len(set(here.column("id").to_pylist()))
 
@@ -41,7 +43,7 @@ def test_the_sample_takes_groups_as_a_whole() -> None:
     one = documents(600, 40)
     group = dict(zip(one.column("id").to_pylist(), one.column("together").to_pylist(), strict=True))
     sizes = {name: list(group.values()).count(name) for name in set(group.values()) - {None}}
-    sample, _ = diversity.sample(one.to_batches(50), 200)
+    sample, _ = coverage.sample(one.to_batches(50), 200)
     kept = [group[name] for name in sample.column("id").to_pylist()]
     cut = [name for name in set(kept) - {None} if kept.count(name) < sizes[name]]
     assert len(cut) <= 1 and len(set(kept)) > 5
@@ -49,14 +51,14 @@ def test_the_sample_takes_groups_as_a_whole() -> None:
 
 
 def test_the_sample_is_spread_evenly() -> None:
-    sample, _ = diversity.sample([documents(4000)], 1000)
+    sample, _ = coverage.sample([documents(4000)], 1000)
     at = np.array([int(name[1:]) for name in sample.column("id").to_pylist()])
     assert abs(at.mean() - 2000) < 4 * 4000 / 12**0.5 / 1000**0.5
 
 
 def test_texts_of_every_kind_of_row() -> None:
     def only(one: pa.Table) -> Any:
-        return diversity.sample([one])[0].column("text").to_pylist()
+        return coverage.sample([one])[0].column("text").to_pylist()
 
     shared = {"id": ["a"], "source": ["f"]}
     assert only(rows.table(shared | {"text": ["x"], "text_pair": ["y"], "labels": [["l"]]})) == ["x\ny"]
@@ -66,27 +68,27 @@ def test_texts_of_every_kind_of_row() -> None:
     assert only(rows.table(shared | {"messages": said}, rows.DIALOGUE)) == ["q\na"]
     assert only(rows.table(shared | {"text": ["z" * 9999]}, rows.DOCUMENT)) == ["z" * card.SAMPLE_CHARACTERS]
     assert [len(one) for one in only(rows.table(shared | {"text": ["x"], "text_pair": ["y" * 9999], "labels": [["l"]]}))] == [2 + card.SAMPLE_CHARACTERS]
-    empty, count = diversity.sample([])
+    empty, count = coverage.sample([])
     assert len(empty) == count == 0
 
 
 def test_words() -> None:
-    assert diversity.words("Don’t STOP-it, 3.5 naïve 日本語 ok_") == ["don't", "stop", "it", "3", "5", "naïve", "日", "本", "語", "ok_"]
+    assert coverage.words("Don’t STOP-it, 3.5 naïve 日本語 ok_") == ["don't", "stop", "it", "3", "5", "naïve", "日", "本", "語", "ok_"]
 
 
 def test_distinct_n_grams_by_hand() -> None:
-    found = diversity.lexical(["a b a b", "b a", "c"])
+    found = coverage.lexical(["a b a b", "b a", "c"])
     # words a b a b b a c: 3 of 7; pairs ab ba ab | ba: 2 of 4; triples aba bab: 2 of 2. None goes over a text's end.
     assert found["distinct"] == pytest.approx({"1": 3 / 7, "2": 2 / 4, "3": 1.0})
     assert (found["texts"], found["words"], found["types"], found["curve"]) == (3, 7, 3, [[7, 3]])
     assert json.loads(json.dumps(found)) == found
-    assert diversity.lexical([])["distinct"] == {"1": 0.0, "2": 0.0, "3": 0.0}
+    assert coverage.lexical([])["distinct"] == {"1": 0.0, "2": 0.0, "3": 0.0}
 
 
 @few
 @given(st.lists(st.lists(st.sampled_from("abcd"), max_size=8), max_size=8))
 def test_distinct_n_grams_equal_sets_of_tuples(texts: list[list[str]]) -> None:
-    found = diversity.lexical(" ".join(one) for one in texts)["distinct"]
+    found = coverage.lexical(" ".join(one) for one in texts)["distinct"]
     for n in (1, 2, 3):
         grams = [tuple(one[at : at + n]) for one in texts for at in range(len(one) - n + 1)]
         assert found[str(n)] == pytest.approx(len(set(grams)) / len(grams) if grams else 0.0)
@@ -94,15 +96,15 @@ def test_distinct_n_grams_equal_sets_of_tuples(texts: list[list[str]]) -> None:
 
 def test_the_curve_counts_types_at_fixed_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"same w{i}" for i in range(1500)]
-    assert diversity.lexical(texts)["curve"] == [[1000, 501], [2000, 1001], [3000, 1501]]
-    monkeypatch.setattr(diversity, "MOST_WORDS", 1000)
-    assert diversity.lexical(texts)["words"] == 1000
+    assert coverage.lexical(texts)["curve"] == [[1000, 501], [2000, 1001], [3000, 1501]]
+    monkeypatch.setattr(coverage, "MOST_WORDS", 1000)
+    assert coverage.lexical(texts)["words"] == 1000
 
 
 def test_words_of_test_that_train_lacks() -> None:
-    found = diversity.unseen(iter(["the cat sat", "a dog"]), ["the bird sat", "bird song", "a cat"])
+    found = coverage.unseen(iter(["the cat sat", "a dog"]), ["the bird sat", "bird song", "a cat"])
     assert found == {"words": 7, "share": 3 / 7, "types": 6, "types_share": 2 / 6, "rows_share": 2 / 3, "examples": ["bird", "song"]}
-    assert diversity.unseen(["a b"], ["b a"])["share"] == 0 == diversity.unseen(["a"], [])["share"]
+    assert coverage.unseen(["a b"], ["b a"])["share"] == 0 == coverage.unseen(["a"], [])["share"]
 
 
 def unit(vectors: Any) -> Any:
@@ -117,7 +119,7 @@ def blobs(sizes: list[int], seed: int = 0, spread: float = 0.1) -> Any:
 
 def test_planted_regions_are_found_and_the_thin_one_is_said() -> None:
     train, test = blobs([400, 380, 360, 12]), blobs([50, 50, 50, 50], 1)
-    found = diversity.regions(train, test, clusters=4)
+    found = coverage.regions(train, test, clusters=4)
     assert [one["rows"] for one in found["clusters"]] == [400, 380, 360, 12]
     assert [one["thin"] for one in found["clusters"]] == [False, False, False, True]
     assert [one["test_share"] for one in found["clusters"]] == [0.25] * 4
@@ -125,52 +127,52 @@ def test_planted_regions_are_found_and_the_thin_one_is_said() -> None:
     centre = train[:400].mean(0) / np.linalg.norm(train[:400].mean(0))
     assert found["clusters"][0]["examples"] == np.argsort(-(train[:400] @ centre))[:3].tolist()
     assert found["clusters"][0]["similarity"] == pytest.approx(float((train[:400] @ centre).mean()), abs=1e-3)
-    said = [text for text in diversity.findings(None, found) if "region" in text]
+    said = [text for text in coverage.findings(None, found) if "region" in text]
     assert said == ["1 region of 4 nearly empty, with 12 of 1,152 training rows and 25.0% of the test rows: add rows there, or leave them out on purpose."]
-    assert json.loads(json.dumps(found)) == found == diversity.regions(train, test, clusters=4)
+    assert json.loads(json.dumps(found)) == found == coverage.regions(train, test, clusters=4)
 
 
 def test_far_test_rows_are_those_beyond_the_99th_percentile() -> None:
     train = blobs([300, 300])
     test = np.concatenate([blobs([90, 90], 1), unit(np.eye(16)[5:6] + 0.1 * np.random.default_rng(2).standard_normal((20, 16)))])
-    found = diversity.regions(train, test)["far"]
+    found = coverage.regions(train, test)["far"]
     alike = train @ train.T
     np.fill_diagonal(alike, -1)
     limit = np.percentile(1 - alike.max(1), 99)
     far = 1 - (test @ train.T).max(1) > limit
     assert found["distance"] == pytest.approx(limit, abs=1e-6) and (found["rows"], found["of"]) == (far.sum(), 200)
     assert far[180:].all() and set(found["examples"]) == set(range(180, 200))
-    (said,) = [text for text in diversity.findings(None, {"far": found}) if "farther" in text]
+    (said,) = [text for text in coverage.findings(None, {"far": found}) if "farther" in text]
     assert said.startswith(f"{found['share']:.1%} of 200 test rows ({100 * found['low']:.1f} to {100 * found['high']:.1f}) are farther from any training row")
 
 
 def test_rows_of_the_same_kind_raise_no_finding() -> None:
     for seed in range(20):
-        found = diversity.regions(blobs([250, 250, 250], seed), blobs([100, 100, 100], seed + 100))
-        assert not [text for text in diversity.findings(None, found) if "farther" in text]
+        found = coverage.regions(blobs([250, 250, 250], seed), blobs([100, 100, 100], seed + 100))
+        assert not [text for text in coverage.findings(None, found) if "farther" in text]
 
 
 def test_a_training_set_that_repeats_itself_makes_no_row_far() -> None:
     train = np.repeat(blobs([60, 60]), 2, axis=0)
-    assert diversity.regions(train, train[::2])["far"]["rows"] == 0
+    assert coverage.regions(train, train[::2])["far"]["rows"] == 0
 
 
 def test_few_rows_have_no_regions() -> None:
-    found = diversity.regions(blobs([99]), blobs([9]))
-    assert found == {"rows": 99, "clusters": [], "far": None} and diversity.findings(None, {}) == []
+    found = coverage.regions(blobs([99]), blobs([9]))
+    assert found == {"rows": 99, "clusters": [], "far": None} and coverage.findings(None, {}) == []
     said = "Regions of meaning take 100 training rows, there are 99: what train covers is not known."
-    assert diversity.findings(None, found) == [said]
-    assert diversity.section(diversity.lexical(["a b"]), None, found, {}, {}).blocks[0] == Words(said, "warn")
+    assert coverage.findings(None, found) == [said]
+    assert coverage.section(coverage.lexical(["a b"]), None, found, {}, {}).blocks[0] == Words(said, "warn")
 
 
 def test_the_section_shows_words_and_regions_and_escapes_texts() -> None:
     train, test = blobs([200, 190, 8]), blobs([30, 30, 0], 1)
     texts, tests = ["<script>alert(1)</script> `x` " + "long text that is read as a text " * 3] * 398, ["<b>t</b>"] * 60
-    words = diversity.unseen(["a"], ["b c", "a"])
-    section = diversity.section(diversity.lexical(texts), words, diversity.regions(train, test, clusters=3), texts, tests)
+    words = coverage.unseen(["a"], ["b c", "a"])
+    section = coverage.section(coverage.lexical(texts), words, coverage.regions(train, test, clusters=3), texts, tests)
     warned = [block.text for block in section.blocks if isinstance(block, Words) and block.tone == "warn"]
     assert warned[0] == "67% of the words of test never occur in train, such as `b`, `c`: the two may come from different sources."
     assert len(warned) == 2 and any(isinstance(block, Quotes) for block in section.blocks)
     html = page.render("t", "s", Verdict("v"), [section])
     assert "<script>" not in html and "<b>t" not in html and "&lt;script&gt;" in html
-    assert diversity.section(diversity.lexical([]), None, {}, [], []).blocks
+    assert coverage.section(coverage.lexical([]), None, {}, [], []).blocks

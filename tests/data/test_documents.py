@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data import documents, html, sources
-from tunesmith.data.sources import BadRow
-from tunesmith.data.streams import Stream
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
+from tunesmith.data.readers import documents, formats, html
+from tunesmith.data.readers.formats import BadRow
+from tunesmith.data.readers.stream import Stream
 
 
 def read(path: Path, content: bytes) -> tuple[Any, list[str]]:
@@ -108,7 +108,7 @@ def test_a_document_that_cannot_be_read_is_one_bad_row(tmp_path: Path, name: str
 
 
 def test_a_document_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MOST_LINE_CHARACTERS", 100)
+    monkeypatch.setattr(formats, "MOST_LINE_CHARACTERS", 100)
     for name, content in (("a.md", b"word\n" * 25), ("a.html", b"<p>" + b"word " * 25), ("a.docx", word("<w:p><w:r><w:t>" + "x" * 150 + "</w:t></w:r></w:p>"))):
         (_, reason, what, remedy), _ = read(tmp_path / name, content)
         assert (reason, remedy) == ("document too long", "divide it into several files") and what.endswith(" characters, the limit is 100")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data import html
+from tunesmith.data.readers import html
 
 PAGES = [
     ("<p>One  two\nthree</p><p>Four</p>", "One two three\n\nFour"),

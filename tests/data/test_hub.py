@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tunesmith.data import hub
-from tunesmith.data.collect import collect
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
+from tunesmith.data.readers import hub
+from tunesmith.data.readers.snapshot import collect
 
 COMMIT = {"main": "a" * 40, "v1": "b" * 40, hub.CONVERTED: "c" * 40}
 Repos = dict[str, dict[str, dict[str, bytes]]]

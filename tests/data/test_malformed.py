@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tunesmith.data import json_text
-from tunesmith.files import sha256_file
+from tunesmith.core.files import sha256_file
+from tunesmith.data.readers import json as json_text
 
 Cli = Callable[..., tuple[int, str, str]]
 GOOD = [

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data import meaning, near
+from tunesmith.data.dedup import minhash, semantic
 
 SYLLABLES = ["ka", "lo", "mir", "te", "sun", "ve", "dra", "o", "pi", "ghe"]
 WORDS = np.array(["".join(syllables) for syllables in np.random.default_rng(7).choice(SYLLABLES, (4000, 3))])
@@ -34,15 +34,15 @@ def jaccard(left: str, right: str) -> float:
 
 def found(
     folder: Path, texts: list[str], threshold: float = 0.8, priority: Sequence[int] | None = None, wanted: Any = None, batch: int = 700
-) -> tuple[near.Twins, near.Twins]:
-    signatures = near.Signatures(folder, threshold)
+) -> tuple[minhash.Twins, minhash.Twins]:
+    signatures = minhash.Signatures(folder, threshold)
     for start in range(0, len(texts), batch):
         some = texts[start : start + batch]
-        signatures.append(near.signed(some, signatures.width), len(some))
+        signatures.append(minhash.signed(some, signatures.width), len(some))
     signatures.close()
     some_rows = np.arange(0, len(texts), 7)[::-1]
-    assert signatures.texts(some_rows) == [near.even(texts[row]) for row in some_rows.tolist()]
-    return near.twins(signatures, np.asarray([3] * len(texts) if priority is None else priority, np.uint8), wanted)
+    assert signatures.texts(some_rows) == [minhash.even(texts[row]) for row in some_rows.tolist()]
+    return minhash.twins(signatures, np.asarray([3] * len(texts) if priority is None else priority, np.uint8), wanted)
 
 
 def changed(text: str, edits: int, random: np.random.Generator) -> str:
@@ -72,40 +72,40 @@ def test_twins_of_every_length_are_found_and_nothing_else(tmp_path: Path) -> Non
 def test_the_similarity_is_that_of_sets_of_characters(pairs: list[tuple[str, str]]) -> None:
     pairs += [("\0", ""), *((left, left[1:]) for left, _ in pairs)]
     exact = [jaccard(left, right) for left, right in pairs]
-    assert near.jaccard([near.even(left) for left, _ in pairs], [near.even(right) for _, right in pairs]).tolist() == pytest.approx(exact, abs=1e-6)
+    assert minhash.jaccard([minhash.even(left) for left, _ in pairs], [minhash.even(right) for _, right in pairs]).tolist() == pytest.approx(exact, abs=1e-6)
 
 
 @given(st.text(max_size=30))
 def test_case_and_white_space_do_not_count(text: str) -> None:
-    assert near.even(" Straße\t\n ÉTÉ\u00a0") == "straße été"
-    assert near.even(f"\n {text}\t\u00a0") == near.even(text) == near.even(near.even(text).rstrip(near.NO_CHARACTER))
+    assert minhash.even(" Straße\t\n ÉTÉ\u00a0") == "straße été"
+    assert minhash.even(f"\n {text}\t\u00a0") == minhash.even(text) == minhash.even(minhash.even(text).rstrip(minhash.NO_CHARACTER))
 
 
 def test_the_estimate_follows_the_similarity() -> None:
     words = sentences(1, 400)[0].split()
     for shared in (0, 50, 100, 150, 190, 200):
         left, right = (" ".join(words[:shared] + words[start : start + 200 - shared]) for start in (200, 200 + shared))
-        one, other = near.sketch([near.even(left), near.even(right)])
+        one, other = minhash.sketch([minhash.even(left), minhash.even(right)])
         assert (one == other).mean() == pytest.approx(jaccard(left, right), abs=0.13)  # three standard errors of 128 values
 
 
 def test_bins_without_a_value_copy_the_same_one() -> None:
-    one, other = near.sketch([near.even("abcdef"), near.even("abcdeg")])
+    one, other = minhash.sketch([minhash.even("abcdef"), minhash.even("abcdeg")])
     assert len(set(one.tolist())) == 2, "two grams, two values in all bins"
     assert (one == other).mean() == pytest.approx(1 / 3, abs=0.2)
-    assert len(set(near.sketch([near.even("x")])[0].tolist())) == 1
+    assert len(set(minhash.sketch([minhash.even("x")])[0].tolist())) == 1
 
 
 def test_a_long_text_is_hashed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [near.even(text) for text in (sentences(1, 900)[0], "short", sentences(1, 300, 1)[0])]
-    whole = near.sketch(texts)
-    monkeypatch.setattr(near, "PIECE", 64)
-    assert (near.sketch(texts) == whole).all()
+    texts = [minhash.even(text) for text in (sentences(1, 900)[0], "short", sentences(1, 300, 1)[0])]
+    whole = minhash.sketch(texts)
+    monkeypatch.setattr(minhash, "PIECE", 64)
+    assert (minhash.sketch(texts) == whole).all()
 
 
 @pytest.mark.parametrize(("threshold", "expected"), [(0.5, (3, 42)), (0.7, (4, 32)), (0.8, (6, 21)), (0.9, (8, 16)), (1.0, (8, 16)), (0.01, (1, 128))])
 def test_bands_follow_the_s_curve(threshold: float, expected: tuple[int, int]) -> None:
-    width, count = near.bands(threshold)
+    width, count = minhash.bands(threshold)
     assert (width, count) == expected
     if threshold >= 0.05:
         assert 1 - (1 - threshold**width) ** count >= 0.995
@@ -148,7 +148,7 @@ def test_batches_and_parts_of_a_band_change_nothing(tmp_path: Path, monkeypatch:
     texts += [changed(text, 1, random) for text in texts]
     results = []
     for number, (batch, part) in enumerate(((1000, 1 << 22), (7, 1 << 22), (1000, 50))):
-        monkeypatch.setattr(near, "BAND_ROWS", part)
+        monkeypatch.setattr(minhash, "BAND_ROWS", part)
         folder = tmp_path / str(number)
         folder.mkdir()
         results.append(found(folder, texts, batch=batch)[0])
@@ -162,14 +162,14 @@ def test_20_000_rows_of_one_template_are_not_compared_with_each_other(tmp_path: 
     texts = [f"your parcel {slot} is on its way and will reach you within three working days, keep this number" for slot in slots]
     texts += [text.replace("three", "four") for text in texts[:200]]
     compared = 0
-    real = near.Signatures.estimate
+    real = minhash.Signatures.estimate
 
-    def estimate(self: near.Signatures, left: Any, right: Any, count: int) -> Any:
+    def estimate(self: minhash.Signatures, left: Any, right: Any, count: int) -> Any:
         nonlocal compared
         compared += len(left)
         return real(self, left, right, count)
 
-    monkeypatch.setattr(near.Signatures, "estimate", estimate)
+    monkeypatch.setattr(minhash.Signatures, "estimate", estimate)
     dropped, _ = found(tmp_path, texts, 0.85, batch=5000)
     gone = set(dropped.rows.tolist())
     assert compared < 100 * len(texts)
@@ -187,10 +187,10 @@ def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         def write(self, data: Any) -> int:
             raise OSError(28, "No space left on device")
 
-    signatures = near.Signatures(tmp_path)
+    signatures = minhash.Signatures(tmp_path)
     monkeypatch.setattr(signatures, "_files", [Full()] * (signatures.bands + 3))
     with pytest.raises(OSError, match="No space left"):
-        signatures.append(near.signed(["a text"], signatures.width), 1)
+        signatures.append(minhash.signed(["a text"], signatures.width), 1)
     signatures.close()
 
 
@@ -220,11 +220,11 @@ def greedy(vectors: Any, priority: Any, threshold: float) -> set[int]:
 
 @pytest.mark.parametrize("leaders", [8192, 100])
 def test_meaning_up_to_some_thousands_is_what_one_at_a_time_finds(monkeypatch: pytest.MonkeyPatch, leaders: int) -> None:
-    monkeypatch.setattr(meaning, "BLOCK", 64)
-    monkeypatch.setattr(meaning, "LEADERS", leaders)
+    monkeypatch.setattr(semantic, "BLOCK", 64)
+    monkeypatch.setattr(semantic, "LEADERS", leaders)
     vectors = units(700, 5, 1)  # five columns: many pairs are alike
     priority = np.random.default_rng(2).integers(0, 4, 700).astype(np.uint8)
-    dropped, kept = meaning.twins_by_meaning(vectors, priority, 0.95)
+    dropped, kept = semantic.twins_by_meaning(vectors, priority, 0.95)
     assert set(dropped.rows.tolist()) == greedy(vectors, priority, 0.95)
     assert 100 < len(dropped.rows) < 600 and 0 < len(kept.rows)
     for twins in (dropped, kept):
@@ -237,13 +237,13 @@ def test_meaning_up_to_some_thousands_is_what_one_at_a_time_finds(monkeypatch: p
 
 def test_the_twin_that_is_named_stays() -> None:
     degrees = np.radians([0, 15, 20, 60], dtype=np.float32)
-    dropped, _ = meaning.twins_by_meaning(np.stack([np.cos(degrees), np.sin(degrees)], axis=1), np.full(4, 3, np.uint8), float(np.cos(np.radians(25))))
+    dropped, _ = semantic.twins_by_meaning(np.stack([np.cos(degrees), np.sin(degrees)], axis=1), np.full(4, 3, np.uint8), float(np.cos(np.radians(25))))
     assert dropped.rows.tolist() == [1, 2] and dropped.of.tolist() == [0, 0], "the third is nearest to the second, which went"
     assert dropped.similarity == pytest.approx(np.cos(degrees[1:3]))
 
 
 def test_meaning_of_many_rows_is_found_by_lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(meaning, "EXACT", 1000)
+    monkeypatch.setattr(semantic, "EXACT", 1000)
     vectors = units(3000, 32, 3)
     vectors = np.concatenate([vectors, vectors[:500] + 0.3 * units(500, 32, 4)])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -251,7 +251,7 @@ def test_meaning_of_many_rows_is_found_by_lists(monkeypatch: pytest.MonkeyPatch,
     priority = np.r_[np.full(3000, 3), np.full(500, 1)].astype(np.uint8)
     wanted = np.ones(3500, bool)
     wanted[:100] = False
-    dropped, kept = meaning.twins_by_meaning(np.load(tmp_path / "vectors.npy", mmap_mode="r"), priority, 0.9, wanted)
+    dropped, kept = semantic.twins_by_meaning(np.load(tmp_path / "vectors.npy", mmap_mode="r"), priority, 0.9, wanted)
     exact = greedy(vectors[100:], priority[100:], 0.9)
     assert len(exact) >= 380 and not len(kept.rows)
     rows = set((dropped.rows - 100).tolist())
@@ -262,7 +262,7 @@ def test_meaning_of_many_rows_is_found_by_lists(monkeypatch: pytest.MonkeyPatch,
 def test_meaning_names_the_users_rows_once_and_takes_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.repeat(units(40, 16, 5), 2, axis=0)
     for exact in (1000, 10):
-        monkeypatch.setattr(meaning, "EXACT", exact)
-        dropped, kept = meaning.twins_by_meaning(vectors, np.zeros(80, np.uint8), 1.0)
+        monkeypatch.setattr(semantic, "EXACT", exact)
+        dropped, kept = semantic.twins_by_meaning(vectors, np.zeros(80, np.uint8), 1.0)
         assert not len(dropped.rows) and kept.rows.tolist() == list(range(1, 80, 2)) and kept.of.tolist() == list(range(0, 80, 2))
-    assert not len(meaning.twins_by_meaning(vectors[:0], np.zeros(0, np.uint8), 0.9)[0].rows)
+    assert not len(semantic.twins_by_meaning(vectors[:0], np.zeros(0, np.uint8), 0.9)[0].rows)

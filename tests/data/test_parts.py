@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.data.parts import Part, digest, expand, gathered
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
+from tunesmith.data.preparation.inputs import Part, digest, expand, gathered
 
 
 @pytest.fixture

@@ -16,13 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data import prepare as preparation
-from tunesmith.data import rows, split
-from tunesmith.data.ledger import SIDES
-from tunesmith.data.sources import BadRow
+from tunesmith.core.errors import UserError
+from tunesmith.data import rows
+from tunesmith.data.preparation import prepare as preparation
+from tunesmith.data.preparation import split
+from tunesmith.data.readers.formats import BadRow
+from tunesmith.data.row_index import SIDES
+from tunesmith.data.settings import DataSettings, DuplicateSettings
 from tunesmith.data.texts import even as key
-from tunesmith.data.validate import DataSettings, DuplicateSettings
-from tunesmith.errors import UserError
 
 Row = dict[str, Any]
 few = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))

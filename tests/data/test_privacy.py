@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data import identifiers
-from tunesmith.data.privacy import PrivacySettings, Span, find, hide, hide_in, key_of, normal
-from tunesmith.errors import UserError
-from tunesmith.settings import build
+from tunesmith.core.errors import UserError
+from tunesmith.core.settings import build
+from tunesmith.data.cleaning import pii_patterns
+from tunesmith.data.cleaning.personal_data import PrivacySettings, Span, find, hide, hide_in, key_of, normal
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "privacy_cases.jsonl").read_text("utf-8").splitlines()]
 HELD_OUT = [case for case in CASES if hashlib.sha256(case["text"].encode()).digest()[0] % 2]
@@ -281,6 +281,6 @@ def test_time_grows_with_length_alone() -> None:
 
 def test_a_text_without_digits_and_signs_costs_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ibans", "cards", "ips", "national_ids", "phones"):
-        monkeypatch.setattr(identifiers, name, lambda *_: pytest.fail("looked for numbers"))
+        monkeypatch.setattr(pii_patterns, name, lambda *_: pytest.fail("looked for numbers"))
     text = "nothing in here, not even a digit: only words, and more of them"
     assert hide([text], MASK, KEY).texts[0] is text

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tunesmith.data import parts, rows
-from tunesmith.data import prepare as room
-from tunesmith.data.validate import DataSettings
-from tunesmith.errors import Problems, UserError
+from tunesmith.core.errors import Problems, UserError
+from tunesmith.data import rows
+from tunesmith.data.preparation import inputs
+from tunesmith.data.preparation import prepare as room
+from tunesmith.data.settings import DataSettings
 
 Row = dict[str, Any]
 NOTHING = room.Handed()
@@ -280,7 +281,7 @@ def test_a_database_is_a_source(tmp_path: Path) -> None:
         base.execute("create table tickets (text, label)")
         base.executemany("insert into tickets values (?, ?)", [(row["text"], row["label"]) for row in labelled(40)])
     source = {"source": f"sqlite:///{place}", "query": "select text, label from tickets order by rowid"}
-    parts.forget()
+    inputs.forget()
     card, _, _ = prepare(tmp_path, train=[source], valid="none", test=0.2)
     assert sum(card["rows"].values()) == 40
     with pytest.raises(UserError, match=r"`query` does not go with a file"):
@@ -496,8 +497,8 @@ def test_the_users_data_are_not_written_over(tmp_path: Path) -> None:
     ],
 )
 def test_times_are_read_in_their_units(when: str, moment: int | None) -> None:
-    from tunesmith.data.ledger import UNTIMED
-    from tunesmith.data.split import moment as read
+    from tunesmith.data.preparation.split import moment as read
+    from tunesmith.data.row_index import UNTIMED
 
     assert read(when) == (UNTIMED if moment is None else moment)
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data import json_text, sources
+from tunesmith.data.readers import formats
+from tunesmith.data.readers import json as json_text
 
 TABLE = [
     ("plain.csv", b"text,label\na,x\nb,y\n", [(2, "a", "x"), (3, "b", "y")]),
@@ -46,7 +47,7 @@ TABLE = [
 def test_records_have_their_lines(tmp_path: Path, name: str, content: bytes, rows: list[tuple[int, str, str]]) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    found = sources.read(path)
+    found = formats.read(path)
     assert [(line, record["text"], record["label"]) for line, record in found.records] == rows
     assert set(found.columns) == {"text", "label"} and found.bad == [] and found.source == name
     assert path.read_bytes() == content
@@ -58,18 +59,18 @@ def test_what_was_assumed_is_said(tmp_path: Path) -> None:
         ("a.json", b'[{"text": "a"}]', "a.json: one JSON array; its items are numbered from 1 where lines are named"),
     ):
         (tmp_path / name).write_bytes(content)
-        assert sources.read(tmp_path / name).notes == [note]
+        assert formats.read(tmp_path / name).notes == [note]
     (tmp_path / "b.csv").write_bytes(b"text,label\na,x\n")
-    assert sources.read(tmp_path / "b.csv").notes == []
+    assert formats.read(tmp_path / "b.csv").notes == []
 
 
 def test_a_bad_line_has_its_own_number_and_the_good_keep_theirs(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b'text,label\n"one\ntwo",x,extra\nb\nc,y\n')
-    found = sources.read(tmp_path / "a.csv")
+    found = formats.read(tmp_path / "a.csv")
     assert [(bad.line, bad.reason, bad.row) for bad in found.bad] == [(2, "ragged row", ["one\ntwo", "x", "extra"]), (4, "ragged row", ["b"])]
     assert found.records == [(5, {"text": "c", "label": "y"})]
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n{"text": \n\n3\n{"text": "b", "more": null}\n')
-    found = sources.read(tmp_path / "a.jsonl")
+    found = formats.read(tmp_path / "a.jsonl")
     assert [(bad.line, bad.reason) for bad in found.bad] == [(2, "not JSON"), (4, "not an object")]
     assert [line for line, _ in found.records] == [1, 5] and found.columns == ["text", "more"]
 
@@ -77,7 +78,7 @@ def test_a_bad_line_has_its_own_number_and_the_good_keep_theirs(tmp_path: Path) 
 def found(path: Path, content: str) -> tuple[list[tuple[int, str]], list[tuple[int, Any]]]:
     """Lines and reasons of the bad rows, and the good ones with their lines."""
     path.write_text(content, "utf-8", newline="")
-    one = sources.read(path)
+    one = formats.read(path)
     return [(bad.line, bad.reason) for bad in one.bad], [(line, record["text"]) for line, record in one.records]
 
 
@@ -85,27 +86,27 @@ def test_a_misplaced_quote_spoils_its_own_row_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     content = 'text,label\n"one\ntwo",x\n"abc" def,x\nsay "b",x\n"c" "d",x\n"e",y\n'
     assert found(path, content) == ([(4, "misplaced quote"), (6, "misplaced quote")], [(2, "one\ntwo"), (5, 'say "b"'), (7, "e")])
-    bad = sources.read(path).bad[0]
+    bad = formats.read(path).bad[0]
     assert (bad.what, bad.row) == ("not CSV: ',' expected after '\"'", '"abc" def,x')
     assert bad.remedy == 'write a field with quotes whole in quotes, and each quote in it twice: """No"", he said"'
     for rest in ('"he said "hi" and\nleft",x\n', '"one\ntwo" more,x\n'):  # it may go on in the next line
-        with pytest.raises(sources.UserError, match=r"a\.csv:2: not CSV: ',' expected after '\"'\n  -> close the quote; write a field"):
+        with pytest.raises(formats.UserError, match=r"a\.csv:2: not CSV: ',' expected after '\"'\n  -> close the quote; write a field"):
             found(path, "text,label\n" + rest)
-    with pytest.raises(sources.UserError, match=r"a\.csv:1: not CSV: "):
+    with pytest.raises(formats.UserError, match=r"a\.csv:1: not CSV: "):
         found(path, '"text" x,label\na,b\n')
 
 
 def test_a_quote_that_swallows_the_rows_of_a_tsv_is_said(tmp_path: Path) -> None:
     content = 'text\tlabel\na\tx\n"The film\tx\nreally was good"\ty\n"two\nlines"\ty\nb\tz\n'
     assert found(tmp_path / "a.tsv", content) == ([(3, "field over several rows")], [(2, "a"), (5, "two\nlines"), (7, "b")])
-    assert sources.read(tmp_path / "a.tsv").bad[0].what == "a quote opened here is closed in line 4, in another row: there are tabs between"
+    assert formats.read(tmp_path / "a.tsv").bad[0].what == "a quote opened here is closed in line 4, in another row: there are tabs between"
     assert found(tmp_path / "b.tsv", 'text\tlabel\n"if x:\n\tgo()"\ty\nb\tz\n') == ([], [(2, "if x:\n\tgo()"), (4, "b")])  # its lines are no rows
 
 
 def test_a_header_in_the_middle_comes_from_joined_files(tmp_path: Path) -> None:
     content = "text, label\na,x\ntext, label\nb,y\n\ufefftext, label\ntext,x\n"
     assert found(tmp_path / "a.csv", content) == ([(3, "header again"), (5, "header again")], [(2, "a"), (4, "b"), (6, "text")])
-    assert sources.read(tmp_path / "a.csv").bad[0].error().remedy == "delete the line"
+    assert formats.read(tmp_path / "a.csv").bad[0].error().remedy == "delete the line"
     assert found(tmp_path / "b.csv", "text\na\ntext\n") == ([], [(2, "a"), (3, "text")])  # of one column it may be a text
 
 
@@ -115,7 +116,7 @@ def test_what_divides_the_fields_is_counted_outside_of_quotes(tmp_path: Path) ->
 
 
 def test_a_table_of_nothing_but_what_divides_it_has_no_records(tmp_path: Path) -> None:
-    with pytest.raises(sources.UserError, match=r"a\.csv: no records in it"):
+    with pytest.raises(formats.UserError, match=r"a\.csv: no records in it"):
         found(tmp_path / "a.csv", "sep=;\n\n")
 
 
@@ -125,7 +126,7 @@ def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:
 
 def test_a_ragged_row_says_what_else_may_be_wrong(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\n'a, b',x\nonly\n")
-    one, two = sources.read(tmp_path / "a.csv").bad
+    one, two = formats.read(tmp_path / "a.csv").bad
     assert (one.what, one.remedy) == ("3 fields, the header has 2", "quote fields that contain ',' or line breaks, with \", for ' holds nothing together")
     assert (two.what, two.remedy) == ("1 field, the header has 2", "quote fields that contain ',' or line breaks")
 
@@ -133,8 +134,8 @@ def test_a_ragged_row_says_what_else_may_be_wrong(tmp_path: Path) -> None:
 def test_utf_32_is_not_taken_for_utf_16(tmp_path: Path) -> None:
     for name in ("a.csv", "a.jsonl"):
         (tmp_path / name).write_bytes("text,label\na,x\n".encode("utf-32"))
-        with pytest.raises(sources.UserError, match=f"encoded as UTF-32, must be UTF-8\n  -> iconv -f UTF-32 -t UTF-8 {name}"):
-            sources.read(tmp_path / name)
+        with pytest.raises(formats.UserError, match=f"encoded as UTF-32, must be UTF-8\n  -> iconv -f UTF-32 -t UTF-8 {name}"):
+            formats.read(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_utf_32_is_not_taken_for_utf_16(tmp_path: Path) -> None:
 )
 def test_a_bad_line_has_the_remedy_that_fits(tmp_path: Path, line: str, what: str, remedy: str) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "c"}\n' + line + '\n{"text": "d"}\n', "utf-8")
-    (bad,) = sources.read(tmp_path / "a.jsonl").bad
+    (bad,) = formats.read(tmp_path / "a.jsonl").bad
     assert (bad.line, bad.what, bad.remedy) == (2, what, remedy)
 
 
@@ -158,37 +159,37 @@ def test_parquet(tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"text": ["a", "b"], "label": pa.array(["x", "y"]).dictionary_encode(), "n": [1, None], "tags": [["p"], []]}), folder / "_a.parquet"
     )
-    found = sources.read(folder / "_a.parquet")
+    found = formats.read(folder / "_a.parquet")
     assert found.columns == ["text", "label", "n", "tags"]
     assert found.records == [(1, {"text": "a", "label": "x", "n": 1, "tags": ["p"]}), (2, {"text": "b", "label": "y", "n": None, "tags": []})]
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
     pq.write_table(twice, tmp_path / "b.parquet")
-    with pytest.raises(sources.UserError, match="column `text` occurs 2 times\n  -> rename one of them"):
-        sources.read(tmp_path / "b.parquet")
+    with pytest.raises(formats.UserError, match="column `text` occurs 2 times\n  -> rename one of them"):
+        formats.read(tmp_path / "b.parquet")
 
 
 def test_the_ending_is_read_in_any_case(tmp_path: Path) -> None:
     (tmp_path / "A.CSV").write_bytes(b"text,label\na,x\n")
-    assert sources.read(tmp_path / "A.CSV").records == [(2, {"text": "a", "label": "x"})]
+    assert formats.read(tmp_path / "A.CSV").records == [(2, {"text": "a", "label": "x"})]
 
 
 def test_a_bound_on_lines_and_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MOST_LINE_CHARACTERS", 100)
+    monkeypatch.setattr(formats, "MOST_LINE_CHARACTERS", 100)
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "x" * 200}))
-    bad = sources.read(tmp_path / "a.jsonl").bad[0]
+    bad = formats.read(tmp_path / "a.jsonl").bad[0]
     assert (bad.reason, bad.what, bad.remedy) == ("line too long", "212 characters, the limit is 100", "split the text into several rows")
     (tmp_path / "a.csv").write_text("text,label\n" + "x" * 200 + ",y\n")
     said = r"a.csv:2: not CSV: a field of more than 100 characters\n  -> divide the text; or close the quote in front of it"
-    with pytest.raises(sources.UserError, match=said):
-        sources.read(tmp_path / "a.csv")
+    with pytest.raises(formats.UserError, match=said):
+        formats.read(tmp_path / "a.csv")
 
 
 def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
     import os
 
     os.mkfifo(tmp_path / "a.csv")
-    with pytest.raises(sources.UserError, match="not a plain file\n  -> copy what it yields into a file first"):
-        sources.read(tmp_path / "a.csv")
+    with pytest.raises(formats.UserError, match="not a plain file\n  -> copy what it yields into a file first"):
+        formats.read(tmp_path / "a.csv")
 
 
 KEYS = st.sampled_from(["a", "b", "c:", 'd":', "e :", "{", "[", ""])

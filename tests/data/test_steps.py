@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tunesmith import crew
-from tunesmith.data import prepare, staging
-from tunesmith.data.validate import DataSettings
+from tunesmith.core import workers
+from tunesmith.data.preparation import first_pass, prepare
+from tunesmith.data.settings import DataSettings
 
 WORDS = "where is my order it came late and the box was open who pays for the way back to the shop".split()
 ODD = [
@@ -60,9 +60,9 @@ def test_several_processes_make_the_same_files(tmp_path: Path, monkeypatch: pyte
     corrections = str(tmp_path / "right.csv") if kind == "labelled" else None
     clean = {"unicode": True, "whitespace": True, "boilerplate": True}
     settings = DataSettings(train=train, on_bad_row="reject", clean=clean, corrections=corrections, duplicates={"near": 0.7}, **more)
-    monkeypatch.setattr(staging, "LEAST_BYTES", 0)
-    monkeypatch.setattr(staging, "PIECE_ROWS", 16)
-    real, asked = crew.Crew._begun, crew._Helper.done
+    monkeypatch.setattr(first_pass, "LEAST_BYTES", 0)
+    monkeypatch.setattr(first_pass, "PIECE_ROWS", 16)
+    real, asked = workers.Crew._begun, workers._Helper.done
     killed, answered = list[int](), list[int]()
 
     def counted(self: Any, message: Any) -> Any:
@@ -78,13 +78,13 @@ def test_several_processes_make_the_same_files(tmp_path: Path, monkeypatch: pyte
             time.sleep(0.01)
         return pieces(self, *given)
 
-    pieces = staging.FirstPass._pieces
-    monkeypatch.setattr(crew._Helper, "done", counted)
-    monkeypatch.setattr(staging.FirstPass, "_pieces", waiting)
+    pieces = first_pass.FirstPass._pieces
+    monkeypatch.setattr(workers._Helper, "done", counted)
+    monkeypatch.setattr(first_pass.FirstPass, "_pieces", waiting)
     found = []
     for name, count in (("none", 0), ("one", 1), ("two", 2), ("killed", 1)):
-        monkeypatch.setattr(staging, "helpers", lambda count=count: count)
-        monkeypatch.setattr(crew.Crew, "_begun", and_killed if name == "killed" else real)
+        monkeypatch.setattr(first_pass, "helpers", lambda count=count: count)
+        monkeypatch.setattr(workers.Crew, "_begun", and_killed if name == "killed" else real)
         folder = tmp_path / name
         prepare.prepare(settings, kind, folder)
         found.append({path.name: path.read_bytes() for path in sorted(folder.iterdir())})

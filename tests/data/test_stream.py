@@ -19,10 +19,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data import card, card_section, ledger, rows, sources, split, staging, streams, telling
-from tunesmith.data.prepare import prepare as prepare_stream
-from tunesmith.data.validate import DataSettings
-from tunesmith.errors import Interrupted, Problems, UserError
+from tunesmith.core.errors import Interrupted, Problems, UserError
+from tunesmith.data import row_index, rows
+from tunesmith.data.preparation import card, first_pass, progress, split
+from tunesmith.data.preparation.prepare import prepare as prepare_stream
+from tunesmith.data.readers import formats
+from tunesmith.data.readers import stream as streams
+from tunesmith.data.review import card_section
+from tunesmith.data.settings import DataSettings
 
 Record = dict[str, Any]
 few = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
@@ -78,7 +82,7 @@ def in_memory(data: list[Record], test: list[Record] | None, grouped: bool) -> t
     out["test"] += [line for line, one in enumerate(test or [], 1) if one in measured]
     seen: set[str] = set()
     for line, one in enumerate(data, 1):
-        side = ledger.SIDES[split.sides([one["who"] if grouped else key(one)], 0.2, 0.0 if test is not None else 0.3, 0)[0]]
+        side = row_index.SIDES[split.sides([one["who"] if grouped else key(one)], 0.2, 0.0 if test is not None else 0.3, 0)[0]]
         if not one["completion"].strip():
             reasons["no completion"] += 1
         elif key(one) in seen:
@@ -98,9 +102,9 @@ def in_memory(data: list[Record], test: list[Record] | None, grouped: bool) -> t
 def test_streamed_rows_are_those_of_memory_and_none_is_lost(data: list[Record], test: list[Record] | None, grouped: bool, band: int) -> None:
     more: dict[str, Any] = {"together": "who"} if grouped else {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger, "BAND_ROWS", band)
-        patch.setattr(ledger, "BLOCK_ROWS", 7)
-        patch.setattr(staging, "PIECE_ROWS", 9)
+        patch.setattr(row_index, "BAND_ROWS", band)
+        patch.setattr(row_index, "BLOCK_ROWS", 7)
+        patch.setattr(first_pass, "PIECE_ROWS", 9)
         found = usable(data, **more, **({"test": test} if test is not None else {}))
     if found is None:
         return
@@ -257,7 +261,7 @@ def test_an_interrupted_preparation_leaves_nothing(tmp_path: Path, monkeypatch: 
     if where == "card":
         monkeypatch.setattr(card, "make", stop)
     else:
-        monkeypatch.setattr(telling.Teller, where, stop)
+        monkeypatch.setattr(progress.Teller, where, stop)
     with pytest.raises(Interrupted):
         prepare_stream(made, "completion", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
@@ -316,14 +320,14 @@ def test_a_file_that_is_read_through_is_never_held(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from tunesmith.data import card, languages, prepare, rows, staging\nfrom tunesmith.data.validate import DataSettings\n"
+        "from tunesmith.data import rows\nfrom tunesmith.data.cleaning import languages\nfrom tunesmith.data.preparation import card, first_pass, prepare\nfrom tunesmith.data.settings import DataSettings\n"
         "languages.load = languages.shares = lambda *texts: {}\n"  # that model takes a hundred megabytes for a moment, which would hide what rows take
-        "import time\nfrom tunesmith import crew\neach = crew.Crew.each\n"
+        "import time\nfrom tunesmith.core import workers\neach = workers.Crew.each\n"
         "def helped(self, pieces):\n"  # from the first piece on, whatever else the machine does: what helpers cost does not grow
         "    while len(self._ready) < len(self._helpers):\n        time.sleep(0.01)\n"
         "    return each(self, pieces)\n"
-        "crew.Crew.each = helped\n"
-        "rows.BATCH_ROWS = rows.GROUP_ROWS = staging.PIECE_ROWS = card.SAMPLE = 50\n"  # so that the small file fills every buffer too
+        "workers.Crew.each = helped\n"
+        "rows.BATCH_ROWS = rows.GROUP_ROWS = first_pass.PIECE_ROWS = card.SAMPLE = 50\n"  # so that the small file fills every buffer too
         "prepare.prepare(DataSettings(train=sys.argv[1], rows='document', text='text', duplicates={'near': None}), 'document', Path(sys.argv[2]))\n"
         "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"  # getrusage would count the process it was started from
     )
@@ -383,7 +387,7 @@ def test_streaming_reads_as_reading_whole(tmp_path: Path, name: str, content: by
     path.write_bytes(content)
 
     def whole() -> Any:
-        found = sources.read(path)
+        found = formats.read(path)
         return sorted([*found.records, *((one.line, one) for one in found.bad)], key=lambda one: one[0]), found.columns, found.notes
 
     def streamed() -> Any:
@@ -407,7 +411,7 @@ def test_a_file_with_nothing_in_it_and_bounds(tmp_path: Path, monkeypatch: pytes
         return str(caught.value)
 
     assert said("a.csv", "text,label\n").endswith("a.csv: no records in it\n  -> give a file with at least a few rows")
-    monkeypatch.setattr(sources, "MOST_LINE_CHARACTERS", 100)
+    monkeypatch.setattr(formats, "MOST_LINE_CHARACTERS", 100)
     assert "a.csv:2: not CSV: a field of more than 100 characters\n" in said("a.csv", "text,label\n" + "x" * 200 + ",y\n")
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "x" * 200}) + '\n{"text": "y"}\n' + json.dumps({"text": "x" * 300}))
     found = list(streams.Stream(tmp_path / "a.jsonl"))
@@ -418,7 +422,7 @@ def test_a_file_with_nothing_in_it_and_bounds(tmp_path: Path, monkeypatch: pytes
     ]
     (tmp_path / "a.txt").write_text("short\n\n" + "word word\n" * 20 + "\nend\n")
     one, two, three = streams.Stream(tmp_path / "a.txt")
-    assert (one, three) == ((1, {"text": "short"}), (24, {"text": "end"})) and two[0] == 3 and isinstance(two[1], sources.BadRow)
+    assert (one, three) == ((1, {"text": "short"}), (24, {"text": "end"})) and two[0] == 3 and isinstance(two[1], formats.BadRow)
     assert (two[1].reason, two[1].what) == ("document too long", "a document of 199 characters, the limit is 100")
     assert two[1].remedy == "divide it with lines of `<|endoftext|>`"
 

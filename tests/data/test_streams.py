@@ -19,10 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import feather
 
-from tunesmith.data import json_text, sources, streams
-from tunesmith.data.sources import BadRow
-from tunesmith.data.streams import Stream
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
+from tunesmith.data.readers import formats, stream
+from tunesmith.data.readers import json as json_text
+from tunesmith.data.readers.formats import BadRow
+from tunesmith.data.readers.stream import Stream
 
 Record = dict[str, Any]
 few = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
@@ -96,7 +97,7 @@ def test_what_is_written_comes_back(rows: list[Record]) -> None:
         for name, write in FORMATS.items():
             data = write(rows)
             variants = {name: data}
-            if Path(name).suffix.lower() not in sources.BINARY:
+            if Path(name).suffix.lower() not in formats.BINARY:
                 variants |= {name + ending: pack(data) for ending, pack in PACKED.items()}
                 half = len(data) // 2
                 variants |= {f"2{name}{ending}": pack(data[:half]) + pack(data[half:]) for ending, pack in PACKED.items()}  # of several members
@@ -199,7 +200,7 @@ def test_an_item_of_an_array_is_checked_as_a_line_is(tmp_path: Path, monkeypatch
     (tmp_path / "a.json").write_text('[{"a": 1}, {"a": 1, "a": 2}, {"a": NaN}, 3, {"a": ' + "[" * 40 + "]" * 40 + '}, {"a": "\u00e9"}]')
     found = [(line, value if isinstance(value, dict) else (value.reason, value.line)) for line, value in Stream(tmp_path / "a.json")]
     assert found == [(1, {"a": 1}), (2, ("not JSON", 2)), (3, ("not JSON", 3)), (4, ("not an object", 4)), (5, ("too deep", 5)), (6, {"a": "\u00e9"})]
-    monkeypatch.setattr(sources, "MOST_LINE_CHARACTERS", 100)
+    monkeypatch.setattr(formats, "MOST_LINE_CHARACTERS", 100)
     assert "a.json:1: an item of more than 100 characters\n  -> split the text" in wrong(tmp_path / "a.json", b'[{"a": "' + b"x" * (3 << 20) + b'"}]')
 
 
@@ -282,7 +283,7 @@ def test_archives_that_are_cut_damaged_or_none(tmp_path: Path, monkeypatch: pyte
     bomb = pack((json.dumps({"text": "a" * 5000}) + "\n").encode() * 200)
     path.write_bytes(bomb)
     assert len(list(Stream(path))) == 200  # small enough to be harmless
-    monkeypatch.setattr(sources, "SMALL", 1 << 18)
+    monkeypatch.setattr(formats, "SMALL", 1 << 18)
     assert wrong(path, bomb).startswith(f"{path}: the {kind} archive unpacks to more than 200 times its size\n  -> if it is what you want, unpack it")
     assert wrong(tmp_path / "b.jsonl", packed).startswith(f"{tmp_path / 'b.jsonl'}: named .jsonl but holds a {kind} archive\n")
 
@@ -400,8 +401,8 @@ def test_lines_are_the_same_however_the_file_is_read(lines: list[str], size: int
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         path = Path(folder) / "rows.jsonl"
         path.write_bytes(("\n".join(lines) + "\n" * ended).encode())
-        patch.setattr(streams, "BLOCK_CHARACTERS", size)
-        patch.setattr(sources, "MOST_LINE_CHARACTERS", 50)
+        patch.setattr(stream, "BLOCK_CHARACTERS", size)
+        patch.setattr(formats, "MOST_LINE_CHARACTERS", 50)
         if not any(line.strip() for line in lines):
             with pytest.raises(UserError, match="no records in it"):
                 [line for block in Stream(path)._json_blocks() for line in block]
@@ -416,7 +417,7 @@ def test_lines_are_the_same_however_the_file_is_read(lines: list[str], size: int
 
 @pytest.mark.parametrize("size", [1, 7, 1 << 16])
 def test_a_nul_has_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(streams, "BLOCK_CHARACTERS", size)
+    monkeypatch.setattr(stream, "BLOCK_CHARACTERS", size)
     (tmp_path / "rows.jsonl").write_bytes(b'{"a": 1}\n\n{"a": "\0"}\n')
     with pytest.raises(UserError, match=r"rows.jsonl:3: a NUL character"):
         list(Stream(tmp_path / "rows.jsonl"))

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.evaluation import calibration, classification, text
-from tunesmith.evaluation.measure import evaluate
-from tunesmith.evaluation.measure_text import comparisons, figures
-from tunesmith.evaluation.text import TextScores
+from tunesmith.evaluation.classification import calibration, metrics
+from tunesmith.evaluation.classification.measure import evaluate
+from tunesmith.evaluation.generation.measure import comparisons, figures
+from tunesmith.evaluation.generation.metrics import TextScores, score, values
 
 TRIALS = 2000
 RESAMPLES = 300
@@ -162,8 +162,8 @@ def truth(world: World) -> dict[str, float]:
     for _ in range(0, max(1, TRUTH_ROWS // N), step):
         labels, models, _ = draw(world, rng, step)
         for i, probabilities in enumerate(models):
-            totals[i] = totals[i] + np.asarray(classification.row_sums(labels, probabilities).sum(0))
-    first, second = (classification.metrics(sums, world.several) for sums in totals)
+            totals[i] = totals[i] + np.asarray(metrics.row_sums(labels, probabilities).sum(0))
+    first, second = (metrics.metrics(sums, world.several) for sums in totals)
     return {m: float(v) for m, v in first.items()} | {f"d_{m}": float(v - second[m]) for m, v in first.items()}
 
 
@@ -215,13 +215,13 @@ def _bank(group: int) -> dict[str, TextScores]:
         kept = right | (rng.random((BANK, 12)) < 0.9)
         texts = [" ".join(f"w{w}" if right[i, j] else "x" for j, w in enumerate(row) if kept[i, j]) for i, row in enumerate(words)]
         nll = np.exp(0.5 + shift / 4 + 0.4 * level + 0.5 * rng.normal(size=BANK)) * tokens
-        scores[name] = text.score(references, texts, ended=(rng.random(BANK) < 0.95).tolist(), nll=nll, tokens=tokens)
+        scores[name] = score(references, texts, ended=(rng.random(BANK) < 0.95).tolist(), nll=nll, tokens=tokens)
     return scores
 
 
 def truth_of_texts(world: Texts) -> dict[str, float]:
     """The figures of both models on the whole bank, and their differences."""
-    first, second = (text.values(one) for one in _bank(world.group).values())
+    first, second = (values(one) for one in _bank(world.group).values())
     return dict(first) | {f"d_{m}": v - second[m] for m, v in first.items()}
 
 

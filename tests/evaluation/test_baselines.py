@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tunesmith.evaluation import baselines, calibration, classification
+from tunesmith.evaluation.classification import baselines, calibration, metrics
 
 BANKING = Path(os.environ.get("TUNESMITH_BANKING77", "banking77-is-not-here"))
 
@@ -59,7 +59,7 @@ def test_nearest_mean_finds_the_cloud_and_is_calibrated():
     vectors, others = (centres[y] + 1.5 * rng.normal(size=(len(y), 128)) for y in (train, test))
     answers = baselines.nearest_mean(vectors, train, others, 10)
     np.testing.assert_allclose(baselines.nearest_mean(vectors + 7, train, others + 7, 10), answers, atol=1e-4)
-    found = classification.scores(test, answers)
+    found = metrics.scores(test, answers)
     assert found["accuracy"] > 0.95
     assert found["ece"] < 0.08  # 0.15 and more when the temperature is fitted with each row left in its own mean
 
@@ -81,8 +81,8 @@ def test_nearest_mean_of_several_labels():
         return labels, labels @ directions + 0.5 * rng.normal(size=(n, 16)) + 5
 
     (train, vectors), (test, others) = draw(300), draw(500)
-    ours = classification.scores(test, baselines.nearest_mean(vectors, train, others, 3))
-    prior = classification.scores(test, baselines.majority(train, 500, 3))
+    ours = metrics.scores(test, baselines.nearest_mean(vectors, train, others, 3))
+    prior = metrics.scores(test, baselines.majority(train, 500, 3))
     assert ours["micro_f1"] > 0.85 and ours["log_loss"] < 0.5 * prior["log_loss"]
     train[:, 2] = False
     np.testing.assert_allclose(baselines.nearest_mean(vectors, train, others, 3)[:, 2], 1 / 302)
@@ -171,5 +171,5 @@ def test_tfidf_on_banking77():
         ([row["text"] for row in rows if row["category"] in names],
          np.array([names.index(row["category"]) for row in rows if row["category"] in names])) for rows in parts
     )  # fmt: skip
-    found = classification.scores(z, baselines.tfidf(train, y, test, len(names)))
+    found = metrics.scores(z, baselines.tfidf(train, y, test, len(names)))
     assert found["accuracy"] > 0.96 and found["log_loss"] < 0.2

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from tunesmith.evaluation import calibration, classification
+from tunesmith.evaluation.classification import calibration, metrics
 
 
 def forecasts(rng, rows, classes, too_sure):
@@ -63,7 +63,7 @@ def test_the_two_ways_to_the_ece_agree():
     single = calibration.softened(logits, 1.0).astype(np.float32)
     several, many = np.eye(4, dtype=bool)[labels], calibration.softened(logits, 1.0, multi_label=True)
     for truth, probabilities in ((labels, single), (several, many)):
-        expected = classification.scores(truth, probabilities)["ece"]
+        expected = metrics.scores(truth, probabilities)["ece"]
         assert calibration.reliability(truth, probabilities)["ece"] == pytest.approx(expected, abs=1e-9)
 
 

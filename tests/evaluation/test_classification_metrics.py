@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from tunesmith.evaluation import classification as ours
+from tunesmith.evaluation.classification import metrics as ours
 
 warnings.filterwarnings("ignore", module="sklearn")
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.evaluation import calibration, intervals
+from tunesmith.evaluation import intervals
+from tunesmith.evaluation.classification import calibration
 
 
 @pytest.fixture(scope="module")

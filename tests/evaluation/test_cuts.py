@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tunesmith.evaluation import classification, cuts
+from tunesmith.evaluation.classification import cuts, metrics
 
 
 def some_rows(rows: int = 400, labels: int = 6, seed: int = 0) -> tuple[Any, Any]:
@@ -26,9 +26,9 @@ def test_counts_and_the_curve_equal_those_of_one_cut_after_the_other() -> None:
     chance_NC[:50] = cuts.GRID[np.random.default_rng(1).integers(0, len(cuts.GRID), (50, 6))]  # probabilities that are cuts themselves
     counts, curve = cuts.count(truth_NC, chance_NC.astype(np.float64)), cuts.f1_curve(truth_NC, chance_NC.astype(np.float64))
     for g, cut in enumerate(cuts.GRID):
-        given_NC = classification.predictions(chance_NC.astype(np.float64), True, cut)
+        given_NC = metrics.predictions(chance_NC.astype(np.float64), True, cut)
         assert counts.given_CG[:, g].tolist() == given_NC.sum(0).tolist() and counts.right_CG[:, g].tolist() == (given_NC & truth_NC).sum(0).tolist()
-        scores = classification.scores(truth_NC, chance_NC.astype(np.float64), cut)
+        scores = metrics.scores(truth_NC, chance_NC.astype(np.float64), cut)
         assert [curve["micro_f1"][g], curve["macro_f1"][g]] == pytest.approx([scores["micro_f1"], scores["macro_f1"]], abs=1e-12)
 
 
@@ -97,7 +97,7 @@ def test_chosen_cuts_beat_one_half_on_other_rows() -> None:
         truth_NC, chance_NC = some_rows(400, seed=seed)
         chosen = cuts.choose(truth_NC, chance_NC)
         other_NC, other_chance_NC = some_rows(2000, seed=100 + seed)
-        scores = {name: classification.scores(other_NC, other_chance_NC, cut) for name, cut in (("half", 0.5), ("chosen", np.array(chosen.by_label)))}
+        scores = {name: metrics.scores(other_NC, other_chance_NC, cut) for name, cut in (("half", 0.5), ("chosen", np.array(chosen.by_label)))}
         gained.append([scores["chosen"][m] - scores["half"][m] for m in ("macro_f1", "micro_f1")])
         found.append([chosen.held_out["chosen"]["macro_f1"] - scores["chosen"]["macro_f1"], max(chosen.curve["micro_f1"])])
     assert (np.array(gained) > 0).all() and np.array(gained)[:, 0].mean() > 0.1
@@ -109,7 +109,7 @@ def test_held_out_figures_are_not_those_of_the_rows_that_chose() -> None:
     rng = np.random.default_rng(0)
     truth_NC, chance_NC = rng.random((60, 40)) < 0.1, rng.random((60, 40))
     _, cut_C = cuts.fit(truth_NC, chance_NC, 0)
-    flattering = classification.scores(truth_NC, chance_NC, cut_C)["macro_f1"]
+    flattering = metrics.scores(truth_NC, chance_NC, cut_C)["macro_f1"]
     assert cuts.choose(truth_NC, chance_NC).held_out["chosen"]["macro_f1"] < flattering - 0.05
 
 

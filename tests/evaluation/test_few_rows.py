@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from tunesmith.evaluation import classification, few_rows
+from tunesmith.evaluation.classification import few_rows, metrics
 
 
 def sums_of(right, wrong, actual):
     """One row of column sums from each label's counts."""
-    return np.concatenate([right, right + wrong, actual, np.zeros(3 + classification.BINS)]).astype(float)
+    return np.concatenate([right, right + wrong, actual, np.zeros(3 + metrics.BINS)]).astype(float)
 
 
 def drawn(rng, labels, rows, rate, false):
@@ -24,7 +24,7 @@ def test_the_bias_is_taken_off(rows, bias):
     found, centers = [], []
     for trial in range(40):
         sums = drawn(np.random.default_rng([1, trial]), 300, rows, 0.7, 0.3 * rows)
-        found.append(float(classification.metrics(sums, False)["macro_f1"]))
+        found.append(float(metrics.metrics(sums, False)["macro_f1"]))
         lower, upper = few_rows.centers(sums, False, trial)["macro_f1"]
         assert lower == upper
         centers.append(lower)
@@ -34,7 +34,7 @@ def test_the_bias_is_taken_off(rows, bias):
 
 def test_with_many_rows_nothing_is_taken_off():
     sums = drawn(np.random.default_rng(2), 20, 500, 0.8, 100)
-    values = classification.metrics(sums, False)
+    values = metrics.metrics(sums, False)
     for metric, ends in few_rows.centers(sums, False, 0).items():
         assert ends == pytest.approx((float(values[metric]),) * 2, abs=0.002), metric
 

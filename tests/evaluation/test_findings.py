@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tunesmith.evaluation import calibration, findings
-from tunesmith.evaluation.measure import evaluate
-from tunesmith.sections import Bars, Heatmap, Lines, Quotes, Table, Words
+from tunesmith.core.sections import Bars, Heatmap, Lines, Quotes, Table, Words
+from tunesmith.evaluation.classification import calibration, findings
+from tunesmith.evaluation.classification.measure import evaluate
 
 
 def line(against, difference, low, high, p, metric="macro_f1"):
@@ -273,7 +273,7 @@ def test_with_one_label_a_row_accuracy_is_named_where_it_says_the_contrary():
 def test_the_report_says_how_cuts_were_chosen_and_shows_f1_over_the_cut():
     from dataclasses import asdict
 
-    from tunesmith.evaluation import cuts
+    from tunesmith.evaluation.classification import cuts
 
     rng = np.random.default_rng(0)
     labels = rng.random((200, 3)) < [0.03, 0.2, 0.4]

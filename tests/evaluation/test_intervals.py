@@ -9,13 +9,14 @@ from scipy.special import expit, logit, stdtrit
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
-from tunesmith.errors import UserError
-from tunesmith.evaluation import classification, intervals
-from tunesmith.statistics import wilson
+from tunesmith.core.errors import UserError
+from tunesmith.core.statistics import wilson
+from tunesmith.evaluation import intervals
+from tunesmith.evaluation.classification import metrics
 
 
 def statistic(sums):
-    return classification.metrics(sums, False)
+    return metrics.metrics(sums, False)
 
 
 def answers_of(rng, labels, classes, error):
@@ -29,7 +30,7 @@ def test_each_resample_is_scikit_learns_score_of_the_rows_drawn():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 50)
     probabilities = answers_of(rng, labels, 4, 0.4)
-    drawn = intervals.bootstrap([classification.row_sums(labels, probabilities)], statistic, seed=7, resamples=20)[0]
+    drawn = intervals.bootstrap([metrics.row_sums(labels, probabilities)], statistic, seed=7, resamples=20)[0]
     weights = np.concatenate(list(intervals._weights(50, 20, 7)), axis=1)
     assert (weights.sum(0) == 50).all() and len(np.unique(weights, axis=1).T) == 20
     for resample in range(20):
@@ -40,7 +41,7 @@ def test_each_resample_is_scikit_learns_score_of_the_rows_drawn():
 
 def test_resamples_do_not_depend_on_how_many_are_held_at_a_time(monkeypatch):
     labels = np.arange(30) % 3
-    model = classification.row_sums(labels, answers_of(np.random.default_rng(1), labels, 3, 0.3))
+    model = metrics.row_sums(labels, answers_of(np.random.default_rng(1), labels, 3, 0.3))
     whole = intervals.bootstrap([model, model], statistic, 0, 50)
     assert (whole[0]["accuracy"] == whole[1]["accuracy"]).all()  # the same draws for every model
     assert len(np.unique(whole[0]["log_loss"])) > 20
@@ -52,14 +53,14 @@ def test_resamples_do_not_depend_on_how_many_are_held_at_a_time(monkeypatch):
 def test_copies_of_a_row_in_one_group_add_no_certainty():
     labels = np.arange(40) % 4
     probabilities = answers_of(np.random.default_rng(2), labels, 4, 0.3)
-    once = classification.row_sums(labels, probabilities)
+    once = metrics.row_sums(labels, probabilities)
     rows = np.repeat(np.arange(40), 5)
     units = intervals.unit_of_rows([f"customer {i}" for i in rows], 200)
-    copied = intervals.unit_sums(classification.row_sums(labels[rows], probabilities[rows]), units)
+    copied = intervals.unit_sums(metrics.row_sums(labels[rows], probabilities[rows]), units)
     one, five = intervals.bootstrap([once, copied], statistic, 0, 200)
     for name in one:
         np.testing.assert_allclose(one[name], five[name], atol=1e-12)
-    alone = intervals.bootstrap([classification.row_sums(labels[rows], probabilities[rows])], statistic, 0, 200)[0]
+    alone = intervals.bootstrap([metrics.row_sums(labels[rows], probabilities[rows])], statistic, 0, 200)[0]
     assert alone["accuracy"].std() < 0.6 * five["accuracy"].std()
 
 
@@ -111,8 +112,8 @@ def test_the_ece_of_a_calibrated_model_may_be_zero_and_of_another_may_not():
     confidence = rng.uniform(0.5, 1, 400)
     for shift, zero in ((0.0, True), (-0.2, False)):
         right = rng.random(400) < confidence + shift
-        gaps = np.zeros((400, classification.BINS))
-        gaps[np.arange(400), classification.confidence_bin(confidence)] = right - confidence
+        gaps = np.zeros((400, metrics.BINS))
+        gaps[np.arange(400), metrics.confidence_bin(confidence)] = right - confidence
 
         def ece(sums):
             return {"ece": np.abs(sums).sum(-1) / 400}
@@ -161,16 +162,16 @@ def test_sign_flip_agrees_with_all_exchanges_and_for_accuracy_with_mcnemar():
     first, second = answers_of(rng, labels, 3, 0.1), answers_of(rng, labels, 3, 0.7)
 
     def difference(one, other):
-        there, here = (statistic(np.asarray(classification.row_sums(labels, p).sum(0))) for p in (other, one))
+        there, here = (statistic(np.asarray(metrics.row_sums(labels, p).sum(0))) for p in (other, one))
         return {name: here[name] - there[name] for name in here}
 
-    observed, exceed = difference(first, second), dict.fromkeys(classification.SINGLE_LABEL, 0)
+    observed, exceed = difference(first, second), dict.fromkeys(metrics.SINGLE_LABEL, 0)
     for swap in itertools.product([False, True], repeat=9):
         mask = np.array(swap)[:, None]
         flipped = difference(np.where(mask, second, first), np.where(mask, first, second))
         for name in exceed:
             exceed[name] += abs(flipped[name]) >= abs(observed[name]) - 1e-12
-    sums = [classification.row_sums(labels, p) for p in (first, second)]
+    sums = [metrics.row_sums(labels, p) for p in (first, second)]
     found = intervals.sign_flip(*sums, statistic, seed=0, flips=20_000)
     for name in ("accuracy", "macro_f1", "log_loss"):
         assert found[name] == pytest.approx(exceed[name] / 2**9, abs=0.015), name
@@ -180,7 +181,7 @@ def test_sign_flip_agrees_with_all_exchanges_and_for_accuracy_with_mcnemar():
 
 def test_a_model_against_itself_has_p_one():
     labels = np.arange(30) % 3
-    model = classification.row_sums(labels, answers_of(np.random.default_rng(0), labels, 3, 0.3))
+    model = metrics.row_sums(labels, answers_of(np.random.default_rng(0), labels, 3, 0.3))
     assert set(intervals.sign_flip(model, model, statistic, 0, 100).values()) == {1.0}
 
 
@@ -207,7 +208,7 @@ def test_95_percent_intervals_cover_the_truth_in_95_percent_of_trials(rows, grou
         hard = rng.beta(4, 16, rows)[groups] if group_size > 1 else np.full(rows, 0.2)
         models = [answers_of(rng, labels, classes, hard), answers_of(rng, labels, classes, 1.5 * hard)]
         units = intervals.unit_of_rows(groups.tolist(), rows)
-        sums = [intervals.unit_sums(classification.row_sums(labels, p), units) for p in models]
+        sums = [intervals.unit_sums(metrics.row_sums(labels, p), units) for p in models]
         first, second = (values["macro_f1"] for values in intervals.bootstrap(sums, statistic, trial, 300))
         here, there = (float(statistic(np.asarray(s.sum(0)))["macro_f1"]) for s in sums)
         low, high = intervals.of_share(here, intervals.half_width(first, rows // group_size), rows // group_size)
@@ -222,6 +223,6 @@ def test_p_values_of_equal_models_are_below_5_percent_in_5_percent_of_trials():
     for trial in range(trials):
         rng = np.random.default_rng([12, trial])
         labels = rng.integers(0, 3, 150)
-        sums = [classification.row_sums(labels, answers_of(rng, labels, 3, 0.25)) for _ in range(2)]
+        sums = [metrics.row_sums(labels, answers_of(rng, labels, 3, 0.25)) for _ in range(2)]
         below += intervals.sign_flip(*sums, statistic, trial, 200)["macro_f1"] < 0.05
     assert 0.02 <= below / trials <= 0.08

@@ -6,9 +6,10 @@ import time
 import numpy as np
 import pytest
 
-from tunesmith.evaluation import calibration, intervals
-from tunesmith.evaluation.measure import evaluate
-from tunesmith.statistics import holm, wilson
+from tunesmith.core.statistics import holm, wilson
+from tunesmith.evaluation import intervals
+from tunesmith.evaluation.classification import calibration
+from tunesmith.evaluation.classification.measure import evaluate
 
 
 def some_models(rows=200, classes=4, errors=(("tuned", 0.1), ("base", 0.3), ("majority", 0.7)), seed=0):

@@ -8,11 +8,12 @@ import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from tunesmith.errors import UserError
-from tunesmith.evaluation import intervals, text
-from tunesmith.evaluation import measure_text as measuring
-from tunesmith.evaluation.measure_text import Answers, measure_text, with_forgetting
-from tunesmith.statistics import wilson
+from tunesmith.core.errors import UserError
+from tunesmith.core.statistics import wilson
+from tunesmith.evaluation import intervals
+from tunesmith.evaluation.generation import measure as measuring
+from tunesmith.evaluation.generation import metrics
+from tunesmith.evaluation.generation.measure import Answers, measure_text, with_forgetting
 
 VOCABULARY = "the a cat dog sat ran on under mat hill, and it was red; very quick! 42 times of in Paris.".split()
 
@@ -35,7 +36,7 @@ def likelihoods(rows, level, seed=0):
 
 def test_whole_corpus_equals_sacrebleu_and_rouge_score():
     references, answers = corpus()
-    found = text.values(text.score(references, answers))
+    found = metrics.values(metrics.score(references, answers))
     assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(answers, [references]).score, abs=1e-9)
     assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(answers, [references]).score, abs=1e-9)
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
@@ -47,22 +48,22 @@ def test_whole_corpus_equals_sacrebleu_and_rouge_score():
 def test_sums_of_drawn_rows_equal_sacrebleus_figures_of_those_rows():
     """A bootstrap resample must be what sacrebleu says of the texts drawn, also where orders have no match."""
     references, answers = corpus(40, kept=0.3)
-    scores = text.score(references, answers)
+    scores = metrics.score(references, answers)
     for size in (1, 2, 3, 5, 40):
         for seed in range(8):
             drawn = np.random.default_rng([size, seed]).integers(0, 40, size)
-            found = text.metrics(scores.sums_NK[drawn].sum(0))
+            found = metrics.metrics(scores.sums_NK[drawn].sum(0))
             ours, theirs = [answers[i] for i in drawn], [[references[i] for i in drawn]]
             assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(ours, theirs).score, abs=1e-9)
             assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(ours, theirs).score, abs=1e-9)
 
 
 def test_many_sums_at_once_are_the_same_as_one_by_one():
-    scores = text.score(*corpus(20, kept=0.4))
-    together = text.metrics(scores.sums_NK.reshape(4, 5, -1))
+    scores = metrics.score(*corpus(20, kept=0.4))
+    together = metrics.metrics(scores.sums_NK.reshape(4, 5, -1))
     for name, values in together.items():
         assert values.shape == (4, 5)
-        assert values[2, 3] == pytest.approx(float(text.metrics(scores.sums_NK[13])[name]), abs=1e-12)
+        assert values[2, 3] == pytest.approx(float(metrics.metrics(scores.sums_NK[13])[name]), abs=1e-12)
 
 
 def test_two_rows_by_hand():
@@ -71,8 +72,8 @@ def test_two_rows_by_hand():
     Loss (2 + 6) nats over (4 + 2) tokens is 4/3 a token; the mean of the rows' own (1/2 and 3) would be 7/4.
     """
     references, answers = ["the cat sat down", "yes"], ["the cat lay down", "yes indeed"]
-    scores = text.score(references, answers, ended=[True, False], nll=np.array([2.0, 6.0]), tokens=np.array([4, 2]))
-    found = text.values(scores)
+    scores = metrics.score(references, answers, ended=[True, False], nll=np.array([2.0, 6.0]), tokens=np.array([4, 2]))
+    found = metrics.values(scores)
     assert found["rouge_l"] == pytest.approx((3 / 4 + 2 / 3) / 2)
     assert found["rouge_1"] == pytest.approx((3 / 4 + 2 / 3) / 2)
     assert found["rouge_2"] == pytest.approx((1 / 3 + 0) / 2)
@@ -81,20 +82,20 @@ def test_two_rows_by_hand():
     assert found["nll"] == pytest.approx(4 / 3) and found["perplexity"] == pytest.approx(np.exp(4 / 3))
     # matches 4, 1, 0, 0 of 6, 4, 2, 1 n-grams, smoothed to 1/2 and 1/4; the answers are longer, so no brevity penalty
     assert found["bleu"] == pytest.approx(100 * (4 / 6 * 1 / 4 * (1 / 2) / 2 * (1 / 4) / 1) ** 0.25)
-    assert text.by_row(scores, "rouge_l") == pytest.approx([3 / 4, 2 / 3])
+    assert metrics.by_row(scores, "rouge_l") == pytest.approx([3 / 4, 2 / 3])
 
 
 def test_exact_match_forgives_white_space_and_unicode_form_but_not_case():
     references = ["Paris  is\tfine ", "caf\u00e9", "Yes", "a b"]
     answers = [" Paris is\nfine", "cafe\u0301", "yes", "ab"]
-    assert text.by_row(text.score(references, answers), "exact_match").tolist() == [1, 1, 0, 0]
+    assert metrics.by_row(metrics.score(references, answers), "exact_match").tolist() == [1, 1, 0, 0]
 
 
 def test_perfect_and_empty_answers_are_the_ends():
     references = ["the quick brown fox jumps", "over the lazy dog today"]
-    assert all(text.values(text.score(references, references))[name] == pytest.approx(1) for name in ("rouge_l", "exact_match", "length_ratio"))
-    assert text.values(text.score(references, references))["bleu"] == pytest.approx(100)
-    assert set(text.values(text.score(references, ["", "  "])).values()) == {0.0}
+    assert all(metrics.values(metrics.score(references, references))[name] == pytest.approx(1) for name in ("rouge_l", "exact_match", "length_ratio"))
+    assert metrics.values(metrics.score(references, references))["bleu"] == pytest.approx(100)
+    assert set(metrics.values(metrics.score(references, ["", "  "])).values()) == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -109,50 +110,50 @@ def test_perfect_and_empty_answers_are_the_ends():
     ],
 )
 def test_words_of_any_script(said, expected):
-    assert text.words(said) == expected
+    assert metrics.words(said) == expected
 
 
 def test_other_scripts_are_scored_and_tokenized():
-    found = text.values(text.score(["Καλημέρα κόσμε όμορφε"], ["Καλημέρα κόσμε άσχημε"]))
+    found = metrics.values(metrics.score(["Καλημέρα κόσμε όμορφε"], ["Καλημέρα κόσμε άσχημε"]))
     assert found["rouge_l"] == pytest.approx(2 / 3)  # rouge-score's own words would give 0
-    assert [text.bleu_tokenizer([said]) for said in ("Grüße 42", "今天天气很好 ok", "日本語です", "สวัสดี", "42")] == ["13a", "zh", "char", "char", "13a"]
+    assert [metrics.bleu_tokenizer([said]) for said in ("Grüße 42", "今天天气很好 ok", "日本語です", "สวัสดี", "42")] == ["13a", "zh", "char", "char", "13a"]
     chinese, other = ["今天天气很好", "我们去公园"], ["今天天气不好", "我们去学校吧"]
     theirs = sacrebleu.corpus_bleu(other, [chinese], tokenize="zh").score
-    assert text.values(text.score(chinese, other))["bleu"] == pytest.approx(theirs, abs=1e-9) and theirs > 0
-    assert text.values(text.score(["👍"], ["👍"]))["exact_match"] == 1
-    assert text.values(text.score(["👍"], ["👍"]))["length_ratio"] == 1
+    assert metrics.values(metrics.score(chinese, other))["bleu"] == pytest.approx(theirs, abs=1e-9) and theirs > 0
+    assert metrics.values(metrics.score(["👍"], ["👍"]))["exact_match"] == 1
+    assert metrics.values(metrics.score(["👍"], ["👍"]))["length_ratio"] == 1
 
 
 def test_signatures_are_sacrebleus_own():
     bleu, chrf = sacrebleu.metrics.BLEU(), sacrebleu.metrics.CHRF()
     for metric in (bleu, chrf):
         metric.corpus_score(["a"], [["a"]])
-    found = text.signatures("13a")
+    found = metrics.signatures("13a")
     assert found["bleu"] == str(bleu.get_signature()) and found["chrf"] == str(chrf.get_signature())
 
 
 def test_bleu_is_left_out_where_no_reference_has_four_tokens():
-    scores = text.score(["yes", "no way"], ["yes", "no way"])
+    scores = metrics.score(["yes", "no way"], ["yes", "no way"])
     assert "bleu" not in scores.names and "chrf" in scores.names
 
 
 def test_empty_references_are_refused_by_name():
     with pytest.raises(UserError, match="2 of 3 references are empty \\(rows `b`, `c`\\)") as caught:
-        text.score(["x", " ", ""], ["x", "y", ""], rows=["a", "b", "c"])
+        metrics.score(["x", " ", ""], ["x", "y", ""], rows=["a", "b", "c"])
     assert caught.value.where and "leave the rows out" in caught.value.remedy
 
 
 def test_broken_likelihoods_are_refused():
     with pytest.raises(UserError, match="loss of 1 of 2 rows is not a finite number"):
-        text.likelihood(np.array([1.0, np.nan]), np.array([3, 3]))
+        metrics.likelihood(np.array([1.0, np.nan]), np.array([3, 3]))
     with pytest.raises(UserError, match="no row has a token"):
-        text.likelihood(np.zeros(2), np.zeros(2, int))
-    skipped = text.likelihood(np.array([6.0, 0.0]), np.array([3, 0]))
-    assert text.values(skipped) == pytest.approx({"nll": 2.0, "perplexity": np.exp(2)})
+        metrics.likelihood(np.zeros(2), np.zeros(2, int))
+    skipped = metrics.likelihood(np.array([6.0, 0.0]), np.array([3, 0]))
+    assert metrics.values(skipped) == pytest.approx({"nll": 2.0, "perplexity": np.exp(2)})
 
 
 def test_nothing_heavy_is_loaded_before_it_is_used():
-    code = "import sys; from tunesmith.evaluation import text, measure_text, text_findings; print({'torch', 'nltk', 'sacrebleu', 'scipy'} & set(sys.modules))"
+    code = "import sys; from tunesmith.evaluation.generation import metrics, measure, findings; print({'torch', 'nltk', 'sacrebleu', 'scipy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
 
 
@@ -171,7 +172,7 @@ def test_evaluation_has_the_shape_promised_and_repeats_itself():
     assert found == measure_text(models, references, [f"prompt {i}" for i in range(60)], resamples=200)
     split = found["splits"]["test"]
     assert found["headline"] == "rouge_l" and split["rows"] == 60 and split["groups"] is None and split["apart"] == []
-    assert set(split["models"]["tuned"]) == {*text.GENERATED, "ended", *text.LIKELIHOOD}
+    assert set(split["models"]["tuned"]) == {*metrics.GENERATED, "ended", *metrics.LIKELIHOOD}
     for figures in split["models"].values():
         assert all(one["low"] <= one["value"] <= one["high"] for one in figures.values())
     assert [line["metric"] for line in split["comparisons"]] == [
@@ -190,7 +191,7 @@ def test_evaluation_has_the_shape_promised_and_repeats_itself():
 def test_exact_match_of_independent_rows_goes_by_wilson_and_mcnemar():
     references, models = two_models()
     split = measure_text(models, references, resamples=200)["splits"]["test"]
-    right = {name: np.array([text.normalised(a) == text.normalised(r) for a, r in zip(one.texts, references, strict=True)]) for name, one in models.items()}
+    right = {name: np.array([metrics.normalised(a) == metrics.normalised(r) for a, r in zip(one.texts, references, strict=True)]) for name, one in models.items()}
     low, high = wilson(right["tuned"].sum(), 60)
     assert split["models"]["tuned"]["exact_match"] == pytest.approx({"value": right["tuned"].mean(), "low": low, "high": high})
     line = next(line for line in split["comparisons"] if line["metric"] == "exact_match")
@@ -264,7 +265,7 @@ def test_samples_are_gains_losses_and_rows_at_random():
     assert [one["kind"] for one in samples] == ["random"] * 4 + ["gain"] * 4 + ["loss"] * 4
     assert len({one["row"] for one in samples}) == 12
     gain = {one["row"]: one["rouge_l"]["tuned"] - one["rouge_l"]["base"] for one in samples}
-    every = text.by_row(text.score(references, models["tuned"].texts), "rouge_l") - text.by_row(text.score(references, models["base"].texts), "rouge_l")
+    every = metrics.by_row(metrics.score(references, models["tuned"].texts), "rouge_l") - metrics.by_row(metrics.score(references, models["base"].texts), "rouge_l")
     left = np.delete(every, [int(one["row"][1:]) for one in samples if one["kind"] == "random"])
     assert [gain[one["row"]] for one in samples if one["kind"] == "gain"] == pytest.approx(np.sort(left)[::-1][:4])
     assert [gain[one["row"]] for one in samples if one["kind"] == "loss"] == pytest.approx(np.sort(left)[:4])
@@ -298,7 +299,7 @@ def test_95_percent_intervals_of_the_loss_cover_the_truth():
     for trial in range(200):
         rng = np.random.default_rng([3, trial])
         tokens = rng.integers(5, 80, 80)
-        scores = text.likelihood(rng.normal(2.0, 0.5, 80) * tokens, tokens)  # the level does not depend on the length: the truth is 2
+        scores = metrics.likelihood(rng.normal(2.0, 0.5, 80) * tokens, tokens)  # the level does not depend on the length: the truth is 2
         found = measuring.figures({"tuned": scores}, np.arange(80), True, trial, 2)["tuned"]["nll"]  # a ratio needs no resamples
         covered += found["low"] <= 2.0 <= found["high"]
     assert 0.91 <= covered / 200 <= 0.99

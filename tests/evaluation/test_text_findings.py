@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from tunesmith.evaluation import text_findings
-from tunesmith.evaluation.measure_text import Answers, measure_text, with_forgetting
+from tunesmith.core.sections import Bars, Lines, Samples, Table, Verdict, Words
+from tunesmith.evaluation.generation import findings
+from tunesmith.evaluation.generation.measure import Answers, measure_text, with_forgetting
 from tunesmith.report.gate import judge
 from tunesmith.report.page import render
-from tunesmith.sections import Bars, Lines, Samples, Table, Verdict, Words
 
 
 def line(metric, difference, low, high, p, against="base"):
@@ -55,12 +55,12 @@ PERPLEXITY_UNCLEAR = line("perplexity", -0.2, -1.0, 0.6, 0.6)
     ],
 )
 def test_headline_and_tone(lines, headline, tone):
-    found = text_findings.verdict(an_evaluation(*lines))
+    found = findings.verdict(an_evaluation(*lines))
     assert (found[0], found[2]) == (headline, tone)
 
 
 def test_sentences_say_how_much_and_how_sure():
-    _, sentences, _ = text_findings.verdict(an_evaluation(ROUGE_BETTER, PERPLEXITY_BETTER))
+    _, sentences, _ = findings.verdict(an_evaluation(ROUGE_BETTER, PERPLEXITY_BETTER))
     assert sentences == [
         "On 400 test rows the tuned model's ROUGE-L is 41.2 % (40.0 to 42.4), with a 95 % interval. "
         "ROUGE-L is how much of the reference's words an answer has in the same order, and how little else.",
@@ -70,7 +70,7 @@ def test_sentences_say_how_much_and_how_sure():
 
 
 def test_an_unclear_gain_says_how_many_rows_would_show_it():
-    _, sentences, _ = text_findings.verdict(an_evaluation(ROUGE_UNCLEAR))
+    _, sentences, _ = findings.verdict(an_evaluation(ROUGE_UNCLEAR))
     assert sentences[1].startswith(
         "Not shown to be better than the untuned base: ROUGE-L is 2.0 points higher (41.2 % against 39.2 %), "
         "but anything from 1.0 points lower to 5.0 points higher fits the data (95 % interval; p = 0.20)."
@@ -80,20 +80,20 @@ def test_an_unclear_gain_says_how_many_rows_would_show_it():
 
 def test_documents_are_judged_by_perplexity_and_less_is_better():
     lower = line("nll", -0.3, -0.4, -0.2, 0.0005)
-    headline, sentences, tone = text_findings.verdict(an_evaluation(lower, PERPLEXITY_BETTER, headline="nll"))
+    headline, sentences, tone = findings.verdict(an_evaluation(lower, PERPLEXITY_BETTER, headline="nll"))
     assert (headline, tone) == ("The tuned model is better than the untuned base on perplexity", "good")
     assert len(sentences) == 2 and "perplexity is 12.30 (11.93 to 12.67)" in sentences[0]
     higher = line("nll", 0.3, 0.2, 0.4, 0.0005)
-    assert text_findings.verdict(an_evaluation(higher, PERPLEXITY_WORSE, headline="nll"))[2] == "bad"
+    assert findings.verdict(an_evaluation(higher, PERPLEXITY_WORSE, headline="nll"))[2] == "bad"
 
 
 def test_readings_know_each_metrics_scale():
-    assert text_findings.reading(line("bleu", 0.3, -0.4, 0.9, 0.4)) == "equal"
-    assert text_findings.reading(line("bleu", 0.3, -0.4, 1.2, 0.4)) == "unclear"
-    assert text_findings.reading(line("nll", 0.001, -0.004, 0.006, 0.4)) == "equal"
-    assert text_findings.reading(line("perplexity", 0.0, -0.001, 0.001, 0.4)) == "unclear"
-    assert text_findings.reading(line("rouge_l", 0.05, 0.01, 0.1, 0.04) | {"p_adjusted": 0.08}) == "unclear"
-    assert [text_findings.show(*pair) for pair in (("bleu", 34.25), ("perplexity", 1234.5), ("perplexity", 154.3), ("nll", 2.0), ("ended", 1.0))] == [
+    assert findings.reading(line("bleu", 0.3, -0.4, 0.9, 0.4)) == "equal"
+    assert findings.reading(line("bleu", 0.3, -0.4, 1.2, 0.4)) == "unclear"
+    assert findings.reading(line("nll", 0.001, -0.004, 0.006, 0.4)) == "equal"
+    assert findings.reading(line("perplexity", 0.0, -0.001, 0.001, 0.4)) == "unclear"
+    assert findings.reading(line("rouge_l", 0.05, 0.01, 0.1, 0.04) | {"p_adjusted": 0.08}) == "unclear"
+    assert [findings.show(*pair) for pair in (("bleu", 34.25), ("perplexity", 1234.5), ("perplexity", 154.3), ("nll", 2.0), ("ended", 1.0))] == [
         "34.2", "1,234", "154.3", "2.000", "100.0 %",
     ]  # fmt: skip
 
@@ -101,12 +101,12 @@ def test_readings_know_each_metrics_scale():
 def test_cut_answers_odd_lengths_few_groups_and_wide_intervals_are_said():
     found = an_evaluation(ROUGE_BETTER, groups=8, ended=0.6, length_ratio=2.4)
     found["splits"]["test"]["models"]["tuned"]["rouge_l"] |= {"low": 0.31, "high": 0.51}
-    said = " ".join(text_findings.verdict(found)[1])
+    said = " ".join(findings.verdict(found)[1])
     assert "40 % of its answers were cut off at the limit of tokens" in said
     assert "2.40 times the words of the references: they are too long." in said
     assert "only 8 groups that count as one each" in said
     assert "within about 10 points either way" in said
-    assert "too short" in " ".join(text_findings.verdict(an_evaluation(ROUGE_BETTER, length_ratio=0.2))[1])
+    assert "too short" in " ".join(findings.verdict(an_evaluation(ROUGE_BETTER, length_ratio=0.2))[1])
 
 
 def general(difference, low, high, p):
@@ -134,19 +134,19 @@ def general(difference, low, high, p):
     ],
 )
 def test_forgetting_in_words(figures, words, tone):
-    said, found = text_findings.forgetting(general(*figures))
+    said, found = findings.forgetting(general(*figures))
     assert words in said and found == tone
 
 
 def test_forgetting_much_colours_the_verdict():
     found = an_evaluation(ROUGE_BETTER, PERPLEXITY_BETTER)
     found["splits"]["general"] = general(0.4, 0.3, 0.5, 0.001)
-    _, sentences, tone = text_findings.verdict(found)
+    _, sentences, tone = findings.verdict(found)
     assert tone == "warn" and "it forgot much" in sentences[-1] and "A lower learning rate" in sentences[-1]
 
 
 def test_other_tokens_leave_forgetting_unmeasured():
-    said, tone = text_findings.forgetting(general(0.4, 0.3, 0.5, 0.001) | {"comparisons": []})
+    said, tone = findings.forgetting(general(0.4, 0.3, 0.5, 0.001) | {"comparisons": []})
     assert "could not be measured" in said and tone == "plain"
 
 
@@ -164,12 +164,12 @@ def measured(rows=60):
 
 
 def blocks(found, name):
-    return next(section for section in text_findings.sections(found) if section.name == name).blocks
+    return next(section for section in findings.sections(found) if section.name == name).blocks
 
 
 def test_sections_show_what_was_measured():
     found = measured()
-    assert [section.name for section in text_findings.sections(found)] == ["baselines", "distribution", "samples", "forgetting"]
+    assert [section.name for section in findings.sections(found)] == ["baselines", "distribution", "samples", "forgetting"]
     against = blocks(found, "baselines")
     table, differences = (block for block in against if isinstance(block, Table) and block.caption.startswith(("60", "Diff")))
     assert table.columns == ["Metric", "the tuned model", "the untuned base"] and table.emphasis == 0
@@ -191,7 +191,7 @@ def test_samples_are_shown_by_kind():
     one = shown[0].items[0]
     assert [label for label, _ in one.above] == ["prompt", "reference"]
     assert [label for label, _ in one.beside] == ["the untuned base", "the tuned model"] and one.emphasis == 1
-    html = render("r", "", Verdict("v"), text_findings.sections(found))
+    html = render("r", "", Verdict("v"), findings.sections(found))
     assert "&lt;b&gt;prompt&lt;/b&gt;" in html and "<b>" not in html
 
 
@@ -209,11 +209,11 @@ def test_documents_get_sections_too():
     tokens = np.full(40, 30)
     models = {name: Answers(None, None, np.random.default_rng(i).normal(2 + i / 5, 0.2, 40) * tokens, tokens) for i, name in enumerate(("tuned", "base"))}
     found = measure_text(models, resamples=100)
-    assert [section.name for section in text_findings.sections(found)] == ["baselines", "distribution"]
+    assert [section.name for section in findings.sections(found)] == ["baselines", "distribution"]
     bars = blocks(found, "baselines")[0]
     assert bars.names[0] == "the tuned model" and bars.limits is None and "lower is better" in bars.x_label
     alone = measure_text({"tuned": models["tuned"]}, resamples=100)
-    assert text_findings.verdict(alone)[2] == "warn" and render("r", "", Verdict("v"), text_findings.sections(alone))
+    assert findings.verdict(alone)[2] == "warn" and render("r", "", Verdict("v"), findings.sections(alone))
 
 
 def test_the_gate_reads_these_figures():

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tunesmith import methods
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
 from tunesmith.methods.bottleneck import SUBLAYERS
 from tunesmith.models import catalog
-from tunesmith.models.load import Head
-from tunesmith.tokens.text import NOT_LEARNT
+from tunesmith.models.loading import Head
+from tunesmith.tokens.sequences import NOT_LEARNT
 
 Weights = dict[str, Tensor]
 
@@ -165,7 +165,7 @@ def test_it_begins_where_the_base_is(classes: Any, texts: Any, settings: dict[st
 def test_the_files_are_what_is_documented(classes: Any) -> None:
     from safetensors.torch import load_file
 
-    from tunesmith.files import read_json
+    from tunesmith.core.files import read_json
 
     model = classes.adapt("bottleneck", style="pfeiffer", width=8, norms=False)
     _, folder = classes.reloaded("bottleneck", model)

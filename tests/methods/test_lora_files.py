@@ -10,7 +10,7 @@ import torch
 from tunesmith import methods
 from tunesmith.methods.lora import LoraSettings
 from tunesmith.models import catalog
-from tunesmith.models.load import Head
+from tunesmith.models.loading import Head
 
 
 def test_lists_in_the_adapter_config_are_sorted(tiny_base: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from exact import TIGHT, double
 
 from tunesmith import methods
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
 
 FOUR_BITS = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 CASES = [

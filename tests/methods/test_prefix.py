@@ -10,10 +10,10 @@ import torch
 from exact import TIGHT, double
 
 from tunesmith import methods
-from tunesmith.errors import Problems, UserError
+from tunesmith.core.errors import Problems, UserError
+from tunesmith.core.settings import build
 from tunesmith.models import catalog
-from tunesmith.models.load import Head
-from tunesmith.settings import build
+from tunesmith.models.loading import Head
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96, "max_position_embeddings": 64}
 KINDS: dict[str, dict[str, Any]] = {

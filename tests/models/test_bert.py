@@ -15,9 +15,9 @@ from tunesmith.methods.freeze import FreezeSettings
 from tunesmith.methods.full import FullSettings
 from tunesmith.methods.lora import LoraSettings
 from tunesmith.models import catalog
-from tunesmith.models.dropout import dropout
-from tunesmith.models.load import Head
-from tunesmith.tokens import encode, tokenizer
+from tunesmith.models.fast.dropout import dropout
+from tunesmith.models.loading import Head
+from tunesmith.tokens import encode, tokenization
 from tunesmith.tokens.examples import Targets, TokenExamples
 
 TEXTS = ["a red apple", "the sky is blue and so is the sea on a clear day", "leaf", "some moss near the old house"]
@@ -25,7 +25,7 @@ HEAD = Head(["x", "y", "z"], False, dropout=0.0)
 
 
 def batch_of(base: catalog.Base) -> Any:
-    reader = tokenizer.load(base.folder)
+    reader = tokenization.load(base.folder)
     examples = TokenExamples(encode.encode(reader, TEXTS, None, 64), Targets(None), reader.pad_id)
     return examples, examples.batch(np.arange(len(TEXTS)))
 

@@ -24,9 +24,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from tunesmith.errors import UserError
-from tunesmith.models import decode, llama, memory
+from tunesmith.core.errors import UserError
+from tunesmith.models import decode, kv_cache
 from tunesmith.models.decode import Generated, Sampling
+from tunesmith.models.fast import llama
 
 V = 61
 ENDS = {2, 7, 11}
@@ -124,7 +125,7 @@ def test_what_stands_before_a_row_is_read(style: str) -> None:
 def test_prompts_read_in_parts_and_long_batches_divided_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts, settings = fast(), prompts_of([5, 1, 17, 9, 9, 30]), Sampling(max_new_tokens=20, temperature=0.8)
     whole = decode.generate(model, prompts, ENDS, settings, 256)
-    monkeypatch.setattr(memory, "READ_TOKENS", 12)
+    monkeypatch.setattr(kv_cache, "READ_TOKENS", 12)
     assert decode.generate(model, prompts, ENDS, settings, 256) == whole
     monkeypatch.setattr(decode, "CACHE_TOKENS", 60)
     told: list[tuple[int, int]] = []

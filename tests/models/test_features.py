@@ -13,7 +13,7 @@ import safetensors
 import torch
 
 from tunesmith.models import catalog, features
-from tunesmith.tokens import encode, tokenizer
+from tunesmith.tokens import encode, tokenization
 from tunesmith.tokens.examples import Targets, TokenExamples
 
 TEXTS = [f"the {noun} in place {number}" for noun in ("rose", "leaf", "sky") for number in range(20)]
@@ -24,7 +24,7 @@ class Room:
 
     def __init__(self, folder: Path) -> None:
         self.base = catalog.resolve(catalog.ModelSettings(base=str(folder)))
-        self.reader = tokenizer.load(self.base.folder)
+        self.reader = tokenization.load(self.base.folder)
 
     def vectors(self, texts: list[str], limit: int = 64) -> features.Vectors:
         tokens = encode.encode(self.reader, texts, None, limit, "windows")

@@ -19,13 +19,14 @@ from samples import llama_folder
 from torch import nn
 
 from tunesmith import methods
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
 from tunesmith.methods.freeze import FreezeSettings
 from tunesmith.methods.full import FullSettings
 from tunesmith.methods.lora import LoraSettings
-from tunesmith.models import catalog, layers, llama
-from tunesmith.models.load import Head
-from tunesmith.tokens.text import Losses, Piece, TextExamples
+from tunesmith.models import catalog, layers
+from tunesmith.models.fast import llama
+from tunesmith.models.loading import Head
+from tunesmith.tokens.sequences import Losses, Piece, TextExamples
 
 LENGTHS = [5, 17, 1, 9]
 SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 64}

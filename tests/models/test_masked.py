@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tunesmith.errors import UserError
-from tunesmith.models import masked
+from tunesmith.core.errors import UserError
+from tunesmith.models.helpers import fill_mask
 
 
 @pytest.fixture
@@ -34,15 +34,15 @@ def folder(tiny_base: Path, tmp_path: Path) -> Path:
 
 
 def test_the_likeliest_whole_word_fills_the_gap(folder: Path) -> None:
-    fill = masked.filler(folder)
-    assert fill([f"a red {masked.GAP} fell", f"{masked.GAP}", "no gap", *[f"word {masked.GAP}"] * 40]) == ["apple", "apple", "", *["apple"] * 40]
-    assert fill([("far " * 200) + masked.GAP]) == [""]  # beyond what the model reads
+    fill = fill_mask.filler(folder)
+    assert fill([f"a red {fill_mask.GAP} fell", f"{fill_mask.GAP}", "no gap", *[f"word {fill_mask.GAP}"] * 40]) == ["apple", "apple", "", *["apple"] * 40]
+    assert fill([("far " * 200) + fill_mask.GAP]) == [""]  # beyond what the model reads
 
 
 def test_what_is_no_masked_model_is_refused(folder: Path, tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such folder"):
-        masked.filler(tmp_path / "absent")
+        fill_mask.filler(tmp_path / "absent")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
     with pytest.raises(UserError, match=r"not a masked language model: `architectures` in its config.json says `BertModel`\n  -> give the folder"):
-        masked.filler(folder)
+        fill_mask.filler(folder)

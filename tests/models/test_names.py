@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tunesmith import starters
-from tunesmith.errors import UserError
-from tunesmith.models import names
+from tunesmith.core.errors import UserError
+from tunesmith.models.helpers import person_names
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-MISC"]
 WORDS = {"alice": "B-PER", "bob": "B-PER", "smith": "I-PER", "main": "B-LOC", "street": "I-LOC", "march": "B-MISC", "##ville": "I-LOC"}
@@ -60,7 +60,7 @@ def found(finder: Any, text: str) -> list[tuple[str, str]]:
 
 
 def test_names_and_addresses_are_found_in_whole_words(folder: Path) -> None:
-    finder = names.finder(folder)
+    finder = person_names.finder(folder)
     assert found(finder, "please ask Alice Smith, Main Street 5, in March") == [("Alice Smith", "name"), ("Main Street", "address")]
     assert found(finder, "Alice Bob Smith") == [("Alice", "name"), ("Bob Smith", "name")]
     assert found(finder, "smith and street") == [("smith", "name"), ("street", "address")]  # I- without a B- before it
@@ -70,7 +70,7 @@ def test_names_and_addresses_are_found_in_whole_words(folder: Path) -> None:
 
 
 def test_offsets_are_characters_of_the_text_as_given(folder: Path) -> None:
-    finder = names.finder(folder)
+    finder = person_names.finder(folder)
     for text in ("👩🏽‍💻 Alice 😀", "ﬁ ½ Bob", "cafe\u0301 \u2028 alice", "\u00a0\u00a0Bob\t"):
         (start, end, kind), *rest = finder([text])[0]
         assert text[start:end].lower() in ("alice", "bob") and kind == "name" and not rest
@@ -78,37 +78,37 @@ def test_offsets_are_characters_of_the_text_as_given(folder: Path) -> None:
 
 
 def test_a_batch_gives_what_each_text_gives_alone(folder: Path) -> None:
-    finder = names.finder(folder)
+    finder = person_names.finder(folder)
     draw = random.Random(0)
     texts = [" ".join(draw.choices(["Alice", "Smith", "Main", "Street", "the", "of", "it"], k=draw.randrange(0, 90))) for _ in range(60)]
     assert finder(texts) == [finder([text])[0] for text in texts]
 
 
 def test_long_texts_are_read_in_windows_and_the_middle_counts(tmp_path: Path) -> None:
-    finder = names.finder(token_classifier(tmp_path, LABELS, opens="B-PER"))
+    finder = person_names.finder(token_classifier(tmp_path, LABELS, opens="B-PER"))
     text = "so " + "and then " * 100 + "Main Street"
     assert found(finder, text) == [("so", "name"), ("Main Street", "address")]  # the first word of each later window is another's middle
 
 
 @pytest.mark.parametrize("labels", ["O PERSON X STREET Y Z", "O S-PER E-PER U-GPE L-GPE B-X", "O first_name x zipcode y z"])
 def test_other_label_schemes(tmp_path: Path, labels: str) -> None:
-    finder = names.finder(token_classifier(tmp_path, labels.split()))
+    finder = person_names.finder(token_classifier(tmp_path, labels.split()))
     assert found(finder, "ask alice at main") == [("alice", "name"), ("main", "address")]
 
 
 def test_neighbours_of_a_scheme_without_prefixes_are_one(tmp_path: Path) -> None:
-    finder = names.finder(token_classifier(tmp_path, ["O", "PER", "PER", "LOC", "LOC", "MISC"]))
+    finder = person_names.finder(token_classifier(tmp_path, ["O", "PER", "PER", "LOC", "LOC", "MISC"]))
     assert found(finder, "Alice Smith of Main Street") == [("Alice Smith", "name"), ("Main Street", "address")]
 
 
 def test_what_cannot_be_used_is_refused(tmp_path: Path, folder: Path, tiny_base: Path) -> None:
     with pytest.raises(UserError) as none:
-        names.finder(tmp_path / "nowhere")
+        person_names.finder(tmp_path / "nowhere")
     assert str(none.value) == (
         f"{tmp_path / 'nowhere'}: there is no such folder\n  -> give the folder of a token-classification model, with config.json and model.safetensors"
     )
     with pytest.raises(UserError) as other:
-        names.finder(tiny_base)
+        person_names.finder(tiny_base)
     assert "not a token-classification model: `architectures` in its config.json says `BertModel`" in str(other.value)
     strangers = tmp_path / "strangers"
     shutil.copytree(folder, strangers)
@@ -116,13 +116,13 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, folder: Path, tiny_base:
     config["id2label"] = {str(index): f"LABEL_{index}" for index in range(6)}
     (strangers / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError) as labels:
-        names.finder(strangers)
+        person_names.finder(strangers)
     assert "none of the model's labels stands for persons: `LABEL_0`, `LABEL_1`" in str(labels.value) and "mend id2label" in labels.value.remedy
     (strangers / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForTokenClassification": "evil.Model"}}))
     with pytest.raises(UserError, match="runs code that comes with the model"):
-        names.finder(strangers)
+        person_names.finder(strangers)
     pickled = tmp_path / "pickled"
     shutil.copytree(folder, pickled)
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no \.safetensors weights"):
-        names.finder(pickled)
+        person_names.finder(pickled)

@@ -119,7 +119,7 @@ def test_micro_f1_is_sklearns(logits_BC: torch.Tensor) -> None:
 def test_macro_f1_of_measured_parts_is_that_of_the_evaluation(logits_BC: torch.Tensor) -> None:
     from sklearn.metrics import f1_score
 
-    from tunesmith.evaluation.classification import scores
+    from tunesmith.evaluation.classification.metrics import scores
 
     objective = Classification(LABELS, False, ClassificationSettings())
     parts = [objective.measure(fixed(logits_BC[s]), batch_of(objective, ROWS[s])) for s in (slice(0, 2), slice(2, 6))]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tunesmith.errors import Problems
+from tunesmith.core.errors import Problems
+from tunesmith.core.settings import build
 from tunesmith.objectives.classification import Classification, ClassificationSettings, losses
 from tunesmith.objectives.losses import asymmetric, focal
 from tunesmith.recipe import Recipe
-from tunesmith.settings import build
 from tunesmith.tokens.examples import Batch, VectorExamples
 
 

@@ -17,18 +17,18 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunesmith import methods
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
 from tunesmith.methods.full import FullSettings
 from tunesmith.methods.lora import LoraSettings
 from tunesmith.models import catalog
-from tunesmith.models.about import Writing
-from tunesmith.models.load import Head
+from tunesmith.models.loading import Head
+from tunesmith.models.metadata import Writing
 from tunesmith.objectives import next_token, numbers
 from tunesmith.objectives.next_token import NextToken, Vocabulary, chunked_loss, row_losses, vocabulary
 from tunesmith.tokens.examples import Batch
-from tunesmith.tokens.text import NOT_LEARNT, Losses, Piece, TextExamples
+from tunesmith.tokens.sequences import NOT_LEARNT, Losses, Piece, TextExamples
 from tunesmith.training import loop
-from tunesmith.training.device import Machine
+from tunesmith.training.hardware import Machine
 from tunesmith.training.settings import TrainSettings
 
 

@@ -15,13 +15,13 @@ from exact import double
 
 from tunesmith import methods
 from tunesmith.models import catalog
-from tunesmith.models.load import Head
+from tunesmith.models.loading import Head
 from tunesmith.objectives.classification import Classification, ClassificationSettings
 from tunesmith.recipe import Recipe
-from tunesmith.tokens import encode, tokenizer
+from tunesmith.tokens import encode, tokenization
 from tunesmith.tokens.examples import TokenExamples
 from tunesmith.training import loop
-from tunesmith.training.device import Machine
+from tunesmith.training.hardware import Machine
 from tunesmith.training.optimizer import Optimizer
 from tunesmith.training.settings import TrainSettings
 
@@ -58,7 +58,7 @@ class Bench:
     """The tiny base with rows: texts, each row's labels, and the folder that trainings may use."""
 
     base: catalog.Base
-    reader: tokenizer.Tokenizer
+    reader: tokenization.Tokenizer
     texts: list[str]
     labels: list[str]
     folder: Path
@@ -105,7 +105,7 @@ def bench(tiny_base: Path, colours: Path, tmp_path: Path) -> Bench:
     with open(colours, newline="") as file:
         rows = list(csv.DictReader(file))
     base = catalog.resolve(catalog.ModelSettings(base=str(tiny_base)))
-    return Bench(base, tokenizer.load(base.folder), [r["text"] for r in rows], [r["label"] for r in rows], tmp_path / "checkpoints")
+    return Bench(base, tokenization.load(base.folder), [r["text"] for r in rows], [r["label"] for r in rows], tmp_path / "checkpoints")
 
 
 @pytest.fixture
@@ -122,6 +122,6 @@ def largest() -> Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], fl
 @pytest.fixture
 def plan() -> Callable[..., list[np.ndarray]]:
     """The rows of each step, as the loop will take them."""
-    from tunesmith.tokens import batches
+    from tunesmith.tokens import batching
 
-    return lambda examples, rows=8, epochs=1, tokens=None: [b for e in range(epochs) for b in batches.plan(examples.lengths_N, rows, tokens, 0, e)]
+    return lambda examples, rows=8, epochs=1, tokens=None: [b for e in range(epochs) for b in batching.plan(examples.lengths_N, rows, tokens, 0, e)]

@@ -18,9 +18,9 @@ from torch import nn
 from tunesmith import methods, objectives
 from tunesmith.data import rows
 from tunesmith.models import catalog
-from tunesmith.models.load import Head
+from tunesmith.models.loading import Head
 from tunesmith.recipe import Recipe
-from tunesmith.tokens import batches, tokenizer
+from tunesmith.tokens import batching, tokenization
 from tunesmith.tokens.reader import Reader
 
 RATE, DECAY, CLIP = 1e-3, 0.1, 0.5
@@ -50,7 +50,7 @@ def ours(base: catalog.Base, tmp_path: Path) -> Any:
         rows.write(rows.table({"messages": dialogues(count)}, rows.DIALOGUE), tmp_path / "train.parquet")
         chosen = Recipe.model_validate({"data": {"train": "x"}, "objective": {"kind": "sft", **settings}}).objective
         objective = objectives.get("sft").make(chosen, base, tmp_path)
-        return objective, objective.examples(tmp_path / "train.parquet", Reader(tokenizer.load(base.folder), 128, "head", tmp_path / "scratch"))
+        return objective, objective.examples(tmp_path / "train.parquet", Reader(tokenization.load(base.folder), 128, "head", tmp_path / "scratch"))
 
     return make
 
@@ -126,7 +126,7 @@ def by_hand(base: catalog.Base, model: nn.Module, plan: list[Any], some: list[li
 
 
 def order(examples: Any, size: int = 8) -> list[Any]:
-    return batches.plan(examples.lengths_N, size, None, 0, 0, packed=True)
+    return batching.plan(examples.lengths_N, size, None, 0, 0, packed=True)
 
 
 @pytest.mark.parametrize("micro", [None, 3], ids=["at once", "in parts"])

@@ -15,10 +15,11 @@ from exact import TIGHT, double
 from torch.nn import functional as F
 
 from tunesmith import methods
-from tunesmith.errors import UserError
-from tunesmith.models import decode, llama
-from tunesmith.tokens import batches
-from tunesmith.tokens.text import NOT_LEARNT
+from tunesmith.core.errors import UserError
+from tunesmith.models import decode
+from tunesmith.models.fast import llama
+from tunesmith.tokens import batching
+from tunesmith.tokens.sequences import NOT_LEARNT
 
 __all__ = ["classes", "texts", "tiny_llama"]
 FOUR_BITS = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
@@ -106,7 +107,7 @@ def test_steps_of_a_language_model_are_adamw_on_pefts_loss(texts: Any, kind: str
     optimizer = torch.optim.AdamW([part for part in parts if part["params"]], lr=rate)
     bench.train(kind, ours, learning_rate=rate, weight_decay=decay, clip_norm=0)
     small = {name: torch.zeros_like(one, dtype=torch.bool) for name, one in learns.items()}
-    for rows in batches.plan(bench.examples.lengths_N, 8, None, 0, 0, True):
+    for rows in batching.plan(bench.examples.lengths_N, 8, None, 0, 0, True):
         their_loss(other, bench.examples.batch(rows)).backward()
         for name, one in learns.items():
             small[name] |= (one.grad.abs() < noise) & (one.grad != 0)

@@ -170,14 +170,14 @@ def computed(model: nn.Module, places: list[int]) -> Any:
 def test_windows_in_parts_learn_as_all_at_once(bench: Any, largest: Any, monkeypatch: pytest.MonkeyPatch, method: str, tokens: int | None) -> None:
     """A row whose windows do not fit into a forward still has one loss, of the mean of their logits; no forward exceeds the bound."""
     from tunesmith import methods
-    from tunesmith.tokens import batches as plans
+    from tunesmith.tokens import batching
 
     examples = long_rows(bench, weights=[1.0, 2.0, 0.5, 1.0, 1.0, 3.0])
     counts = examples.windows_N
     assert counts.max() * 12 > 36 and counts.min() == 1
     made = {}
     for bound in (10**6, 36):
-        monkeypatch.setattr(plans, "WINDOW_TOKENS", bound)
+        monkeypatch.setattr(batching, "WINDOW_TOKENS", bound)
         places: list[int] = []
         model = computed(bench.adapt(method), places)
         rows = methods.get(method).examples(model, examples, bench.base, lambda done, of: None)
@@ -194,9 +194,9 @@ def test_a_part_that_is_computed_again_drops_the_same(bench: Any, largest: Any, 
     import numpy as np
     import torch.utils.checkpoint
 
-    from tunesmith.tokens import batches as plans
+    from tunesmith.tokens import batching
 
-    monkeypatch.setattr(plans, "WINDOW_TOKENS", 36)
+    monkeypatch.setattr(batching, "WINDOW_TOKENS", 36)
     batch = long_rows(bench).batch(np.array([0]))
     model, objective = bench.adapt("full", dropout=0.3).train(), bench.objective()
     calls: list[int] = []
@@ -214,13 +214,13 @@ def test_a_part_that_is_computed_again_drops_the_same(bench: Any, largest: Any, 
 
 
 def test_measuring_long_rows_stays_within_the_bound(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunesmith.tokens import batches as plans
+    from tunesmith.tokens import batching
     from tunesmith.training import loop
 
     examples = long_rows(bench)
     found = []
     for bound in (10**6, 36):
-        monkeypatch.setattr(plans, "WINDOW_TOKENS", bound)
+        monkeypatch.setattr(batching, "WINDOW_TOKENS", bound)
         monkeypatch.setattr(loop, "MEASURE_TOKENS", bound)
         places: list[int] = []
         model = computed(bench.adapt("full"), places)

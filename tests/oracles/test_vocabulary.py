@@ -11,7 +11,7 @@ import torch
 from exact import TIGHT
 from torch import nn
 
-from tunesmith.models import vocabulary
+from tunesmith.models import used_embeddings
 from tunesmith.objectives.classification import Classification
 
 WORDS = "bert.embeddings.word_embeddings.weight"
@@ -41,10 +41,10 @@ def test_compact_training_equals_dense_training(bench: Any, plan: Any) -> None:
     examples = bench.examples(40)
     model = bench.adapt("full")
     start = model.get_input_embeddings().weight.detach().clone()
-    kept = vocabulary.compact(model, [examples])
+    kept = used_embeddings.compact(model, [examples])
     assert kept is not None and model.get_input_embeddings().num_embeddings == len(np.unique(np.append(examples.tokens.ids_T, examples.pad_id)))
     trained = bench.train(model, bench.objective(), examples, learning_rate=rate, weight_decay=decay, warmup=0, schedule="constant", clip_norm=0)
-    vocabulary.restore(model, kept, trained.outcome.decay)
+    used_embeddings.restore(model, kept, trained.outcome.decay)
     whole = dense(bench, examples, plan(examples), rate, decay)
     assert model.state_dict().keys() == whole.state_dict().keys()
     ours, theirs = model.get_input_embeddings(), whole.get_input_embeddings()
@@ -69,9 +69,9 @@ def test_the_compact_model_computes_the_same(bench: Any) -> None:
     start = model.get_input_embeddings().weight.detach().clone()
     with torch.no_grad():
         before = model(**examples.batch(np.arange(10)).inputs).logits
-        kept = vocabulary.compact(model, [examples])
+        kept = used_embeddings.compact(model, [examples])
         assert torch.equal(model(**examples.batch(np.arange(10)).inputs).logits, before)
-        vocabulary.restore(model, kept, 1.0)
+        used_embeddings.restore(model, kept, 1.0)
     assert torch.equal(model.get_input_embeddings().weight, start)
 
 
@@ -81,7 +81,7 @@ def test_validation_words_stay_in_the_table(bench: Any) -> None:
     model = bench.adapt("full").eval()
     with torch.no_grad():
         before = model(**valid.batch(np.arange(40)).inputs).logits
-        vocabulary.compact(model, [train, valid])
+        used_embeddings.compact(model, [train, valid])
         assert torch.equal(model(**valid.batch(np.arange(40)).inputs).logits, before)
 
 
@@ -89,13 +89,13 @@ def test_lora_keeps_its_table(bench: Any) -> None:
     """A frozen table has nothing to save: it stays as it is."""
     model = bench.adapt("lora")
     table = model.get_input_embeddings()
-    kept = vocabulary.compact(model, [bench.examples(4)])
+    kept = used_embeddings.compact(model, [bench.examples(4)])
     assert kept is None and model.get_input_embeddings() is table
 
 
 def test_a_word_that_no_example_has_is_an_error_and_not_another_word(bench: Any) -> None:
     model = bench.adapt("full").eval()
-    kept = vocabulary.compact(model, [bench.examples(4)])
+    kept = used_embeddings.compact(model, [bench.examples(4)])
     unused = next(one for one in range(1000, 30_000) if one not in set(kept.used_U.tolist()))
     with torch.no_grad(), pytest.raises(IndexError):
         model(input_ids=torch.tensor([[unused]]))
@@ -116,9 +116,9 @@ def test_the_small_table_does_all_that_the_whole_one_does(bench: Any) -> None:
     model.set_input_embeddings(table)
     with torch.no_grad():
         before = model(**examples.batch(np.arange(10)).inputs).logits
-        kept = vocabulary.compact(model, [examples])
+        kept = used_embeddings.compact(model, [examples])
         small = model.get_input_embeddings()
         assert type(small) is Doubled and small is not table and small.weight[small.padding_idx].tolist() == table.weight[29_999].tolist()
         assert torch.equal(model(**examples.batch(np.arange(10)).inputs).logits, before)
-        vocabulary.restore(model, kept, 1.0)
+        used_embeddings.restore(model, kept, 1.0)
     assert model.get_input_embeddings() is table

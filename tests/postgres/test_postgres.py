@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tunesmith.data.collect import collect
-from tunesmith.errors import UserError
-from tunesmith.files import sha256_file
+from tunesmith.core.errors import UserError
+from tunesmith.core.files import sha256_file
+from tunesmith.data.readers.snapshot import collect
 
 URL = os.environ.get("TUNESMITH_POSTGRES_URL", "")
 ROWS = 100_000

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tunesmith.core.sections import Bars, Heatmap, Lines, Series
 from tunesmith.report import lines, svg
 from tunesmith.report.charts import chart
-from tunesmith.sections import Bars, Heatmap, Lines, Series
 
 NAMES = [f"a_rather_long_intent_name_{n:02d}" for n in range(77)]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tunesmith.data.labels import Suspect
+from tunesmith.core.sections import Figures, Table, Words
+from tunesmith.data.review.label_errors import Suspect
 from tunesmith.report import label_page
-from tunesmith.sections import Figures, Table, Words
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from tunesmith.core.sections import Bars, Block, Figures, Heatmap, Lines, Quotes, Sample, Samples, Section, Series, Table, Tone, Verdict, Words
 from tunesmith.report.cells import grid, show
 from tunesmith.report.page import anchors, figure_columns, render, stylesheet
-from tunesmith.sections import Bars, Block, Figures, Heatmap, Lines, Quotes, Sample, Samples, Section, Series, Table, Tone, Verdict, Words
 
 HOSTILE = "<script>alert(1)</script>]]><img src=x onerror=alert(2)>\"'--><svg/onload=alert(3)></style></title>&amp;"
 GOOD = Verdict("Better than every baseline.", ["Macro F1 is 0.9."], "good")

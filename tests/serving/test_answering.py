@@ -14,7 +14,7 @@ import torch
 
 from tunesmith.models.decode import Sampling
 from tunesmith.serving import generation, predicting
-from tunesmith.tokens.chat import Message
+from tunesmith.tokens.chat_template import Message
 
 Cli = Callable[..., tuple[int, str, str]]
 TEXTS = ["what colour is rose 3?", "what colour is sky, 4?\nand why", "leaf"]

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import tunesmith
 from tunesmith.models.decode import Sampling
 from tunesmith.serving import exporting, generation
-from tunesmith.tokens import chat as chats
+from tunesmith.tokens import chat_template
 
 Cli = Callable[..., tuple[int, str, str]]
 ASK = [{"role": "user", "content": "what colour is leaf 3?"}]
@@ -52,7 +52,7 @@ def test_our_plain_template_goes_with_the_model(tiny_llama: Path, tmp_path: Path
     run = trained(tmp_path, base, rows, objective={"kind": "sft", "template": "plain"}, train=quick)
     made = exporting.merged(run, tmp_path / "plain")
     assert made.folder == tmp_path / "plain" and 0 <= made.apart <= 1e-4
-    assert (made.folder / "chat_template.jinja").read_text("utf-8") == chats.PLAIN
+    assert (made.folder / "chat_template.jinja").read_text("utf-8") == chat_template.PLAIN
     dialogue = [{"role": "system", "content": "a\nb"}, *ASK, {"role": "assistant", "content": " green "}, *ASK]
     theirs = AutoTokenizer.from_pretrained(made.folder).apply_chat_template(dialogue, add_generation_prompt=True, return_dict=False)
     assert theirs == generation.load(run / "model").prompt(dialogue).ids

@@ -17,19 +17,17 @@ from tokenizers import models as vocabularies
 
 import tunesmith
 from tunesmith import methods
-from tunesmith.errors import UserError
-from tunesmith.files import read_json, write_json
-from tunesmith.models import about as abouts
-from tunesmith.models import catalog
-from tunesmith.models.about import Writing
+from tunesmith.core.errors import UserError
+from tunesmith.core.files import read_json, write_json
+from tunesmith.models import catalog, metadata
 from tunesmith.models.decode import Generated, Sampling
-from tunesmith.models.load import Head
+from tunesmith.models.loading import Head
+from tunesmith.models.metadata import Writing
 from tunesmith.recipe import Recipe
 from tunesmith.serving import engine, generation
 from tunesmith.serving.generation import Prompt, Writer
-from tunesmith.tokens import answers, text, tokenizer
-from tunesmith.tokens import chat as chats
-from tunesmith.tokens.words import Words
+from tunesmith.tokens import chat_template, dialogues, sequences, tokenization
+from tunesmith.tokens.word_cache import Words
 
 ASK = [{"role": "user", "content": "what colour is leaf 3?"}]
 SHORT = Sampling(max_new_tokens=24)
@@ -60,15 +58,15 @@ KINDS: list[Any] = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_any_method_saved_writes_as_transformers_does(tiny_llama: Path, tmp_path: Path, kind: dict[str, Any]) -> None:
     base = catalog.resolve(catalog.ModelSettings(base=str(tiny_llama)))
-    method, chat = methods.get(kind["kind"]), chats.load(tiny_llama)
+    method, chat = methods.get(kind["kind"]), chat_template.load(tiny_llama)
     torch.manual_seed(0)
     model = method.adapt(base, Head(None), Recipe.model_validate({"data": {"train": "x"}, "method": kind}).method)
     for name, one in model.named_parameters():
         if (one.requires_grad and not name.startswith("model.")) or "adapter" in name or "lora" in name:
             torch.nn.init.normal_(one, std=0.2)  # what is fresh in an adapter gives nothing of its own yet
     method.save(model, base, tmp_path)
-    writing = Writing(chat.template, dict(chat.tokens), text.end_of(tokenizer.load(tiny_llama), base.config, chat))
-    abouts.write(abouts.About("sft", kind["kind"], base.name, base.sha256, [], False, 128, "head", writing), tmp_path)
+    writing = Writing(chat.template, dict(chat.tokens), sequences.end_of(tokenization.load(tiny_llama), base.config, chat))
+    metadata.write(metadata.About("sft", kind["kind"], base.name, base.sha256, [], False, 128, "head", writing), tmp_path)
     writer: Any = generation.load(tmp_path)
     dialogues = [[{"role": "user", "content": "what colour " * times}] for times in (1, 3, 2)]
     for dialogue, answer in zip(dialogues, writer.answer(dialogues, SHORT), strict=True):
@@ -80,14 +78,14 @@ def test_what_any_method_saved_writes_as_transformers_does(tiny_llama: Path, tmp
 
 
 @pytest.mark.parametrize("template", ["auto", "plain", "none"])
-def test_prompts_are_those_of_training(writer: Writer, tiny_llama: Path, template: chats.Template) -> None:
+def test_prompts_are_those_of_training(writer: Writer, tiny_llama: Path, template: chat_template.Template) -> None:
     """The learnt answer begins exactly where the prompt ends."""
-    reader, chat = tokenizer.load(tiny_llama), chats.load(tiny_llama, template)
-    ends = text.end_of(reader, read_json(tiny_llama / "config.json"), chat)
+    reader, chat = tokenization.load(tiny_llama), chat_template.load(tiny_llama, template)
+    ends = sequences.end_of(reader, read_json(tiny_llama / "config.json"), chat)
     base = catalog.resolve(catalog.ModelSettings(base=str(tiny_llama)))
     ours = generation.of_base(base, Writing(chat.template, dict(chat.tokens), ends), 128)
     dialogue = [*ASK, {"role": "assistant", "content": "it is green."}]
-    [piece] = answers.answers(reader, chat, iter([[dialogue]]), ends, 128, "head", "every", text.Losses())
+    [piece] = dialogues.answers(reader, chat, iter([[dialogue]]), ends, 128, "head", "every", sequences.Losses())
     assert piece.learnt is not None
     prompt = ours.prompt(ASK, SHORT).ids
     assert piece.ids[: len(prompt)].tolist() == prompt and piece.learnt.tolist()[: len(prompt) + 1] == [False] * len(prompt) + [True]
@@ -112,13 +110,13 @@ def test_a_stream_is_the_batch_in_pieces(writer: Writer, temperature: float) -> 
 def spelled(writer: Writer, monkeypatch: pytest.MonkeyPatch, ids: list[int], library: Any = None) -> tuple[list[str], str]:
     """Pieces and text of an answer of these tokens."""
     if library is not None:
-        monkeypatch.setattr(writer, "_reader", tokenizer.Tokenizer(library, Words(library), (), (), 0, False))
+        monkeypatch.setattr(writer, "_reader", tokenization.Tokenizer(library, Words(library), (), (), 0, False))
         monkeypatch.setattr(writer, "_hidden", set())
     prompt = Prompt([0], False)
     monkeypatch.setattr(generation.decode, "steps", lambda *_: iter([[(0, one)] for one in [*ids, writer._ends[0]]]))
     monkeypatch.setattr(generation.decode, "generate", lambda *_: [Generated(ids, True)])
     [answer] = writer._written([prompt], SHORT, None, False)
-    monkeypatch.setattr(writer, "_chat", chats.Chat("", {}))
+    monkeypatch.setattr(writer, "_chat", chat_template.Chat("", {}))
     return list(writer.streamed(prompt, SHORT)), answer.text
 
 
@@ -145,7 +143,7 @@ def test_sentencepiece_keeps_spaces_and_bytes(writer: Writer, monkeypatch: pytes
     ids = [2, 259, *bytes_of, 2, 3 + 0xC3, 2]
     monkeypatch.setattr(writer, "_ends", [0])
     prompt = Prompt([1], False)
-    monkeypatch.setattr(writer, "_reader", tokenizer.Tokenizer(library, Words(library), (), (), 0, False))
+    monkeypatch.setattr(writer, "_reader", tokenization.Tokenizer(library, Words(library), (), (), 0, False))
     monkeypatch.setattr(writer, "_hidden", {0})
     pieces = list(writer._pieces(prompt, ids, False))
     assert pieces == [" world", "ly", "é\n world", "\ufffd world"]
@@ -210,8 +208,8 @@ def test_each_kind_of_model_says_so_where_the_other_is_wanted(talker: Path, tmp_
     with pytest.raises(UserError, match=r"this model writes texts \(sft\), it gives no labels\n  -> use tunesmith predict or tunesmith chat"):
         engine.load(talker / "model")
     shutil.copytree(talker / "model", tmp_path / "model")
-    facts = read_json(tmp_path / "model" / abouts.NAME)
-    write_json(tmp_path / "model" / abouts.NAME, facts | {"objective": "classification", "writing": None})
+    facts = read_json(tmp_path / "model" / metadata.NAME)
+    write_json(tmp_path / "model" / metadata.NAME, facts | {"objective": "classification", "writing": None})
     with pytest.raises(UserError, match=r"this model gives labels \(classification\), it writes no texts"):
         generation.load(tmp_path / "model")
 

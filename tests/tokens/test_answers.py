@@ -12,16 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from readers import CHATML, ENDLESS, LIBRARIES, turns
 
-from tunesmith import crew
+from tunesmith.core import workers
 from tunesmith.models.scratch import TEMPLATE
-from tunesmith.tokens import answers, chat
-from tunesmith.tokens.text import Losses, Piece
-from tunesmith.tokens.tokenizer import Tokenizer
-from tunesmith.tokens.words import Words
+from tunesmith.tokens import chat_template
+from tunesmith.tokens import dialogues as answers
+from tunesmith.tokens.sequences import Losses, Piece
+from tunesmith.tokens.tokenization import Tokenizer
+from tunesmith.tokens.word_cache import Words
 
 SAID = ["the", " the", "café's", " ", "  ", "\n", "\n ", "\t", "345", ",", "'ll", "🙂", "é", "<|im_end|>", "<|im", "<mask>", "bills", "of white", "<s>", ""]
 ODD = ENDLESS.replace("}}:{{", "}}: {{").replace("assistant:", "assistant: ")
-TEMPLATES = {"own": TEMPLATE, "marks": CHATML, "plain": chat.PLAIN, "no end mark": ENDLESS, "as it is": "", "a space": ODD}
+TEMPLATES = {"own": TEMPLATE, "marks": CHATML, "plain": chat_template.PLAIN, "no end mark": ENDLESS, "as it is": "", "a space": ODD}
 said = st.lists(st.sampled_from(SAID), max_size=6).map("".join)
 
 
@@ -47,7 +48,7 @@ def by_the_library(one: Tokenizer, text: str, spans: list[tuple[int, int]], ends
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(said, min_size=2, max_size=4), min_size=1, max_size=4), st.sampled_from(sorted(TEMPLATES)), st.sampled_from(["every", "last"]))
 def test_the_tokens_of_answers_are_the_librarys(tokenizer: Tokenizer, rows: list[list[str]], template: str, learn: Any) -> None:
-    written = [chat.written(chat.Chat(TEMPLATES[template], {"eos_token": "<s>"}), turns(*row[: len(row) // 2 * 2]), learn) for row in rows]
+    written = [chat_template.written(chat_template.Chat(TEMPLATES[template], {"eos_token": "<s>"}), turns(*row[: len(row) // 2 * 2]), learn) for row in rows]
     ends = [0, tokenizer.library.token_to_id("<|im_end|>") or 0]
     found = answers.marked(tokenizer, [text for text, _ in written], [spans for _, spans in written], ends)
     for (text, spans), start, stop, first in zip(written, found.bounds[:-1], found.bounds[1:], found.firsts, strict=True):
@@ -70,23 +71,23 @@ def read(one: Tokenizer, rows: int, template: str, keep: str) -> tuple[list[tupl
     losses = Losses()
     dialogues = [turns(f"how many is {i}?", f"it is {i}, " * (i % 9), "and then?", f"then {i + 1}") for i in range(300)]
     batches: Iterator[Any] = iter([dialogues[at : at + 20] for at in range(0, 300, 20)])
-    pieces: list[Piece] = list(answers.answers(one, chat.Chat(template, {"eos_token": "<s>"}), batches, [0], 40, keep, "every", losses, rows))
+    pieces: list[Piece] = list(answers.answers(one, chat_template.Chat(template, {"eos_token": "<s>"}), batches, [0], 40, keep, "every", losses, rows))
     return [(piece.ids.tolist(), piece.learnt.tolist(), piece.row) for piece in pieces if piece.learnt is not None], losses
 
 
 def test_helpers_read_as_one_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
     library = LIBRARIES["marks"]()
-    one, helped, each = Tokenizer(library, Words(library), (0, 7), (), 0, False), [], crew.Crew.each
+    one, helped, each = Tokenizer(library, Words(library), (0, 7), (), 0, False), [], workers.Crew.each
 
-    def counted(self: crew.Crew, pieces: Any) -> Any:
+    def counted(self: workers.Crew, pieces: Any) -> Any:
         while len(self._ready) < len(self._helpers):
             time.sleep(0.01)
         done = self._helped
         self._helped = lambda message: helped.append(message) or done(message)  # type: ignore[method-assign,func-returns-value]
         return each(self, pieces)
 
-    monkeypatch.setattr(crew.Crew, "each", counted)
-    monkeypatch.setattr(crew, "helpers", lambda: 2)
+    monkeypatch.setattr(workers.Crew, "each", counted)
+    monkeypatch.setattr(workers, "helpers", lambda: 2)
     for template in (TEMPLATES["own"], ""):
         for keep in ("head", "tail"):
             alone, few = read(one, 0, template, keep)
@@ -99,10 +100,10 @@ def test_helpers_read_as_one_process_does(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_a_template_cannot_write_is_said_with_helpers_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunesmith.errors import UserError
+    from tunesmith.core.errors import UserError
 
     library = LIBRARIES["marks"]()
     one = Tokenizer(library, Words(library), (), (), 0, False)
-    monkeypatch.setattr(crew, "helpers", lambda: 1)
+    monkeypatch.setattr(workers, "helpers", lambda: 1)
     with pytest.raises(UserError, match="chat template cannot write this dialogue"):
         read(one, answers.LEAST_ROWS, "{{ raise_exception('odd') }}", "head")

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
 from tunesmith.models.scratch import TEMPLATE
-from tunesmith.tokens import chat
-from tunesmith.tokens.chat import PLAIN, Chat
+from tunesmith.tokens import chat_template
+from tunesmith.tokens.chat_template import PLAIN, Chat
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
@@ -38,32 +38,32 @@ def folder(path: Path, **config: Any) -> Path:
 
 
 def test_auto_takes_the_tokenizers_own_and_else_the_plain_one(tmp_path: Path) -> None:
-    assert chat.load(folder(tmp_path / "own", chat_template="{{ messages[0].content }}")).template == "{{ messages[0].content }}"
+    assert chat_template.load(folder(tmp_path / "own", chat_template="{{ messages[0].content }}")).template == "{{ messages[0].content }}"
     for number, nothing in enumerate((None, "", " \n", [], [{"name": "tool_use", "template": "x"}])):
-        assert chat.load(folder(tmp_path / str(number), chat_template=nothing)).template == PLAIN
+        assert chat_template.load(folder(tmp_path / str(number), chat_template=nothing)).template == PLAIN
     (tmp_path / "bare").mkdir()
-    assert chat.load(tmp_path / "bare") == Chat(PLAIN, {})
+    assert chat_template.load(tmp_path / "bare") == Chat(PLAIN, {})
     named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}]
-    assert chat.load(folder(tmp_path / "named", chat_template=named)).template == "y"
+    assert chat_template.load(folder(tmp_path / "named", chat_template=named)).template == "y"
 
 
 def test_a_file_goes_before_the_config_and_the_recipe_before_both(tmp_path: Path) -> None:
     there = folder(tmp_path, chat_template="from the config")
     (there / "chat_template.jinja").write_text("from the file — é", encoding="utf-8")
-    assert chat.load(there).template == "from the file — é"
-    assert chat.load(there, "plain").template == PLAIN and chat.load(there, "none").template == ""
+    assert chat_template.load(there).template == "from the file — é"
+    assert chat_template.load(there, "plain").template == PLAIN and chat_template.load(there, "none").template == ""
 
 
 def test_special_tokens_are_read_in_both_their_forms(tmp_path: Path) -> None:
-    made = chat.load(folder(tmp_path, bos_token={"content": "<s>", "lstrip": False}, pad_token=None, unk_token={"odd": 1}))
+    made = chat_template.load(folder(tmp_path, bos_token={"content": "<s>", "lstrip": False}, pad_token=None, unk_token={"odd": 1}))
     assert dict(made.tokens) == {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 def test_plain_by_eye(tmp_path: Path) -> None:
-    made = chat.load(folder(tmp_path), "plain")
+    made = chat_template.load(folder(tmp_path), "plain")
     assert made.write(TURNS[:2], True) == "System:\nBe brief.\nUser:\nOne?\nAssistant:\n"
     assert made.write(TURNS[1:4], False) == "User:\nOne?\nAssistant:\n1</s>\nUser:\nTwo?\n"
-    assert chat.load(folder(tmp_path), "none").write(TURNS[1:3], True) == "One?1"
+    assert chat_template.load(folder(tmp_path), "none").write(TURNS[1:3], True) == "One?1"
 
 
 BLOCKS = """{% for m in messages %}
@@ -118,12 +118,12 @@ def test_a_template_knows_no_day_but_one() -> None:
 )
 def test_what_a_template_must_not_do_is_the_users_error(tmp_path: Path, template: str, said: str) -> None:
     with pytest.raises(UserError, match=r"the base's chat template cannot write this dialogue") as caught:
-        chat.load(folder(tmp_path, chat_template=template))
+        chat_template.load(folder(tmp_path, chat_template=template))
     assert said in str(caught.value) and caught.value.remedy == "set objective.template: plain"
 
 
 def test_a_template_sees_no_class_and_changes_no_message(tmp_path: Path) -> None:
-    assert chat.load(folder(tmp_path, chat_template="[{{ ''.__class__ }}]")).write(TURNS, False) == "[]"
+    assert chat_template.load(folder(tmp_path, chat_template="[{{ ''.__class__ }}]")).write(TURNS, False) == "[]"
     turns = [dict(one) for one in TURNS]
     with pytest.raises(UserError):
         Chat("{% for m in messages %}{{ m.pop('content') }}{% endfor %}", {}).write(turns, False)
@@ -134,24 +134,24 @@ LONG = "{% for a in range(3000) %}{% for b in range(3000) %}{% endfor %}{% endfo
 
 
 def test_a_template_without_an_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "TIME_LIMIT", 0.05)
+    monkeypatch.setattr(chat_template, "TIME_LIMIT", 0.05)
     with pytest.raises(UserError, match=r"the base's chat template does not end within 0.05 s"):
-        chat.load(folder(tmp_path, chat_template=LONG))
+        chat_template.load(folder(tmp_path, chat_template=LONG))
     monkeypatch.undo()
-    assert chat.load(folder(tmp_path, chat_template=LONG), "plain").template == PLAIN
+    assert chat_template.load(folder(tmp_path, chat_template=LONG), "plain").template == PLAIN
 
 
 def test_a_template_without_an_end_once_there_is_an_answer_is_stopped_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "TIME_LIMIT", 0.05)
+    monkeypatch.setattr(chat_template, "TIME_LIMIT", 0.05)
     with pytest.raises(UserError, match="does not end within"):
-        chat.load(folder(tmp_path, chat_template="{% if messages | length > 1 %}" + LONG + "{% endif %}x"))
+        chat_template.load(folder(tmp_path, chat_template="{% if messages | length > 1 %}" + LONG + "{% endif %}x"))
 
 
 # --- where answers stand ------------------------------------------------------------------------------------------------------
 
 
 def spans(template: str, turns: list[dict[str, str]], learn: Any) -> list[str]:
-    text, found = chat.written(Chat(template, {"eos_token": "</s>"}), turns, learn)
+    text, found = chat_template.written(Chat(template, {"eos_token": "</s>"}), turns, learn)
     return [text[start:stop] for start, stop in found]
 
 
@@ -165,14 +165,14 @@ def test_answers_end_with_their_mark(template: str, after: str) -> None:
 
 
 def test_what_follows_the_last_answer_is_left_out() -> None:
-    text, found = chat.written(Chat(TEMPLATE, {}), [*TURNS, {"role": "user", "content": "Three?"}], "every")
+    text, found = chat_template.written(Chat(TEMPLATE, {}), [*TURNS, {"role": "user", "content": "Three?"}], "every")
     assert text.endswith("<|assistant|>2<|end|>") and found[-1][1] == len(text)
-    assert chat.written(Chat(TEMPLATE, {}), TURNS[:4], "last")[0].endswith("<|assistant|>1<|end|>")
+    assert chat_template.written(Chat(TEMPLATE, {}), TURNS[:4], "last")[0].endswith("<|assistant|>1<|end|>")
 
 
 def test_the_text_is_the_same_whichever_answers_are_learnt() -> None:
     made = Chat(CHATML, {})
-    assert chat.written(made, TURNS, "every")[0] == chat.written(made, TURNS, "last")[0] == made.write(TURNS, False)
+    assert chat_template.written(made, TURNS, "every")[0] == chat_template.written(made, TURNS, "last")[0] == made.write(TURNS, False)
 
 
 REWRITES = (  # as reasoning models do: an earlier answer is written shorter once another follows

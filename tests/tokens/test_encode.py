@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith import starters
-from tunesmith.errors import UserError
-from tunesmith.tokens import tokenizer
+from tunesmith.core.errors import UserError
+from tunesmith.tokens import tokenization
 from tunesmith.tokens.encode import WINDOW_OVERLAP, Tokens, Truncation, encode, stored
 from tunesmith.tokens.examples import Targets, TokenExamples
 
@@ -22,8 +22,8 @@ PAIRS = ["world", None, "b " * 30, "c", "short", None, "longer " * 50, "z", "y "
 
 
 @pytest.fixture(scope="module")
-def ours() -> tokenizer.Tokenizer:
-    return tokenizer.load(starters.base_folder("starter/minilm"))
+def ours() -> tokenization.Tokenizer:
+    return tokenization.load(starters.base_folder("starter/minilm"))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def sequences(tokens: Tokens) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("limit", [8, 32, 512])
-def test_ids_are_those_of_transformers(ours: tokenizer.Tokenizer, theirs: Any, limit: int) -> None:
+def test_ids_are_those_of_transformers(ours: tokenization.Tokenizer, theirs: Any, limit: int) -> None:
     tokens = encode(ours, TEXTS, None, limit)
     assert sequences(tokens) == theirs(TEXTS, truncation=True, max_length=limit)["input_ids"]
     full = [len(ids) for ids in theirs(TEXTS)["input_ids"]]
@@ -48,7 +48,7 @@ def test_ids_are_those_of_transformers(ours: tokenizer.Tokenizer, theirs: Any, l
 
 
 @pytest.mark.parametrize("limit", [8, 32, 512])
-def test_pairs_and_their_types_are_those_of_transformers(ours: tokenizer.Tokenizer, theirs: Any, limit: int) -> None:
+def test_pairs_and_their_types_are_those_of_transformers(ours: tokenization.Tokenizer, theirs: Any, limit: int) -> None:
     tokens = encode(ours, TEXTS, PAIRS, limit)
     expected = [
         theirs(text, truncation=True, max_length=limit) if pair is None else theirs(text, pair, truncation="longest_first", max_length=limit)
@@ -61,18 +61,18 @@ def test_pairs_and_their_types_are_those_of_transformers(ours: tokenizer.Tokeniz
     assert encode(ours, ["a b c d e f g h i j"], None, 8).whole_N.tolist() == [12]  # the pairs' truncation is off again
 
 
-def test_no_pairs_at_all_is_the_same_as_none(ours: tokenizer.Tokenizer) -> None:
+def test_no_pairs_at_all_is_the_same_as_none(ours: tokenization.Tokenizer) -> None:
     assert sequences(encode(ours, TEXTS, [None] * len(TEXTS), 32)) == sequences(encode(ours, TEXTS, None, 32))
 
 
 @pytest.mark.parametrize("truncation", ["tail", "head_tail", "windows"])
-def test_pairs_are_cut_at_the_end_only(ours: tokenizer.Tokenizer, truncation: Truncation) -> None:
+def test_pairs_are_cut_at_the_end_only(ours: tokenization.Tokenizer, truncation: Truncation) -> None:
     with pytest.raises(UserError) as caught:
         encode(ours, ["a"], ["b"], 8, truncation)
     assert str(caught.value) == f"recipe: `model.truncation={truncation}` does not work with pairs of texts\n  -> use head: the longer text is cut first"
 
 
-def test_what_is_kept_of_a_long_text(ours: tokenizer.Tokenizer, theirs: Any) -> None:
+def test_what_is_kept_of_a_long_text(ours: tokenization.Tokenizer, theirs: Any) -> None:
     text = " ".join("zero one two three four five six seven eight nine ten eleven".split())
     ids = theirs(text, add_special_tokens=False)["input_ids"]  # 12, one a word
     start, end = theirs.cls_token_id, theirs.sep_token_id
@@ -91,7 +91,7 @@ def test_what_is_kept_of_a_long_text(ours: tokenizer.Tokenizer, theirs: Any) -> 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 150), min_size=1, max_size=6), st.integers(8, 40))
-def test_windows_cover_every_token_and_overlap(ours: tokenizer.Tokenizer, counts: list[int], limit: int) -> None:
+def test_windows_cover_every_token_and_overlap(ours: tokenization.Tokenizer, counts: list[int], limit: int) -> None:
     words = ["one", "two", "three", "four", "five", "six", "seven"]
     texts = [" ".join(words[i % 7] for i in range(count)) for count in counts]
     whole = [ids[1:-1] for ids in sequences(encode(ours, texts, None, 512))]
@@ -111,7 +111,7 @@ def test_windows_cover_every_token_and_overlap(ours: tokenizer.Tokenizer, counts
     assert tokens.lengths_N.tolist() == [min(len(ids), room) + 2 for ids in whole]
 
 
-def test_a_batch_pads_masks_and_knows_its_windows(ours: tokenizer.Tokenizer) -> None:
+def test_a_batch_pads_masks_and_knows_its_windows(ours: tokenization.Tokenizer) -> None:
     import torch
 
     texts = ["one", "zero one two three four five six seven eight nine ten eleven", "one two"]
@@ -126,7 +126,7 @@ def test_a_batch_pads_masks_and_knows_its_windows(ours: tokenizer.Tokenizer) -> 
     assert batch.targets is not None and batch.targets.tolist() == [7, 6] and batch.weights_B is not None and batch.weights_B.tolist() == [3.0, 2.0]
 
 
-def test_a_fingerprint_sees_every_change(ours: tokenizer.Tokenizer) -> None:
+def test_a_fingerprint_sees_every_change(ours: tokenization.Tokenizer) -> None:
     import torch
 
     def of(texts: list[str], limit: int, *targets: int) -> str:
@@ -138,14 +138,14 @@ def test_a_fingerprint_sees_every_change(ours: tokenizer.Tokenizer) -> None:
 
 def test_a_base_without_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the base has no tokenizer.json\n  -> save its tokenizer with the fast tokenizer of transformers 4.30 or later"):
-        tokenizer.load(tmp_path)
+        tokenization.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": 3}))
     with pytest.raises(UserError, match=r"tokenizer.json cannot be read \(.*\)\n  -> fetch the base again"):
-        tokenizer.load(tmp_path)
+        tokenization.load(tmp_path)
 
 
 @pytest.mark.parametrize("truncation", ["head", "windows"])
-def test_texts_by_chunks_are_the_same_in_a_file_without_a_name(ours: tokenizer.Tokenizer, tmp_path: Path, truncation: Truncation) -> None:
+def test_texts_by_chunks_are_the_same_in_a_file_without_a_name(ours: tokenization.Tokenizer, tmp_path: Path, truncation: Truncation) -> None:
     texts = [*TEXTS, "zero one two three four five six seven eight nine ten eleven"]
     whole = encode(ours, texts, None, 10, truncation)
     for size in (1, 4, 100):
@@ -158,7 +158,7 @@ def test_texts_by_chunks_are_the_same_in_a_file_without_a_name(ours: tokenizer.T
         assert TokenExamples(found, Targets(None), 0).fingerprint() == TokenExamples(whole, Targets(None), 0).fingerprint()
 
 
-def test_pairs_by_chunks_are_the_same(ours: tokenizer.Tokenizer, tmp_path: Path) -> None:
+def test_pairs_by_chunks_are_the_same(ours: tokenization.Tokenizer, tmp_path: Path) -> None:
     pairs = [None, None, *PAIRS[2:7], None, None]  # the first and the last chunk have none
     whole = encode(ours, TEXTS, pairs, 12)
     found = stored(ours, ((TEXTS[start : start + 2], pairs[start : start + 2]) for start in range(0, len(TEXTS), 2)), 12, "head", tmp_path)
@@ -166,12 +166,12 @@ def test_pairs_by_chunks_are_the_same(ours: tokenizer.Tokenizer, tmp_path: Path)
     assert found.types_T.tolist() == whole.types_T.tolist() and found.types_T.any() and found.whole_N.tolist() == whole.whole_N.tolist()
 
 
-def test_no_texts_are_no_tokens(ours: tokenizer.Tokenizer, tmp_path: Path) -> None:
+def test_no_texts_are_no_tokens(ours: tokenization.Tokenizer, tmp_path: Path) -> None:
     found = stored(ours, iter([]), 12, "head", tmp_path)
     assert len(found) == 0 and len(found.ids_T) == 0 and found.offsets_Q.tolist() == [0]
 
 
-def test_a_full_disk_says_so(ours: tokenizer.Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_says_so(ours: tokenization.Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"):
         stored(ours, iter([(["a"], [None])]), 12, "head", tmp_path / "file")

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith import starters
+from tunesmith.core.sections import Bars, Section, Table, Verdict, Words
 from tunesmith.report import page
-from tunesmith.sections import Bars, Section, Table, Verdict, Words
 from tunesmith.stages.train import token_report
-from tunesmith.tokens import answers, batches, chat, encode, lengths, text, tokenizer
+from tunesmith.tokens import batching, chat_template, dialogues, encode, lengths, sequences, tokenization
 from tunesmith.tokens.examples import Targets, TokenExamples
 from tunesmith.tokens.reader import Reader
 
@@ -71,7 +71,7 @@ def test_padding_equals_batches_that_were_made() -> None:
     assert found["tokens"] == rows_N.sum()
     error = np.std(padded) / 300**0.5
     assert abs(found["random"]["padding"] - (np.mean(padded) - rows_N.sum())) < 4 * error
-    in_order = sum(len(at) * rows_N[at].max() for at in batches.in_order(rows_N, 32, None))
+    in_order = sum(len(at) * rows_N[at].max() for at in batching.in_order(rows_N, 32, None))
     assert found["sorted"]["padding"] == in_order - rows_N.sum()
     assert found["sorted"]["share"] == pytest.approx((in_order - rows_N.sum()) / in_order) and found["packed"] == {"padding": 0, "share": 0.0}
 
@@ -163,7 +163,7 @@ def test_the_blocks_are_drawn() -> None:
 
 
 def reader_of(base: str, limit: int, truncation: Any, scratch: Path) -> Reader:
-    return Reader(tokenizer.load(starters.base_folder(base)), limit, truncation, scratch)
+    return Reader(tokenization.load(starters.base_folder(base)), limit, truncation, scratch)
 
 
 WORDS = ["one", "one two three four five six seven eight nine ten", "one " * 33]
@@ -191,19 +191,19 @@ def test_the_report_of_pairs_proposes_no_windows(tmp_path: Path) -> None:
 
 def test_the_report_of_answers_and_of_documents(tmp_path: Path) -> None:
     read = reader_of("starter/scribe", 24, "head", tmp_path)
-    written = chat.load(starters.base_folder("starter/scribe"), "none")
-    ends = text.end_of(read.tokenizer, {}, written)
+    written = chat_template.load(starters.base_folder("starter/scribe"), "none")
+    ends = sequences.end_of(read.tokenizer, {}, written)
     pairs = [("one two", " three four"), ("one " * 40, "two"), ("one", " two" * 40)]
     rows = [[{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}] for prompt, answer in pairs]
-    losses = text.Losses()
+    losses = sequences.Losses()
 
-    def cut(limit: int) -> Iterator[text.Piece]:
-        return answers.answers(read.tokenizer, written, iter([rows]), ends, limit, "head", "every", losses)
+    def cut(limit: int) -> Iterator[sequences.Piece]:
+        return dialogues.answers(read.tokenizer, written, iter([rows]), ends, limit, "head", "every", losses)
 
     whole = list(cut(512))
     sizes, learnt = [len(piece.ids) for piece in whole], [int(np.sum(piece.learnt)) for piece in whole]
-    losses = text.Losses()
-    examples = text.TextExamples(cut(24), tmp_path, losses)
+    losses = sequences.Losses()
+    examples = sequences.TextExamples(cut(24), tmp_path, losses)
     found = token_report(examples, read, 24)
     assert (found["total"], found["most"], found["cut_rows"], found["cut_tokens"]) == (sum(sizes), max(sizes), 2, sizes[1] + sizes[2] - 48)
     assert (found["answers_cut"], found["answers_lost"], found["left_out"], found["sequences"]) == (1, 1, 1, 2)
@@ -214,7 +214,7 @@ def test_the_report_of_answers_and_of_documents(tmp_path: Path) -> None:
     )
     texts = ["one two", "one " * 100]
     read = reader_of("starter/scribe", 24, "tail", tmp_path)  # documents are divided, whatever the recipe says of longer rows
-    documents = text.TextExamples(text.documents(read.tokenizer, iter([texts]), ends[0], 24), tmp_path, text.Losses())
+    documents = sequences.TextExamples(sequences.documents(read.tokenizer, iter([texts]), ends[0], 24), tmp_path, sequences.Losses())
     found = token_report(documents, read)
     assert (found["rows"], found["cut_rows"], found["truncation"], found["windows"]) == (2, 0, "pieces", len(documents) - 2) and found["windows"] > 2
     assert found["learnt"] == found["tokens"] == found["total"] - 2 and found["said"].endswith("more than there are rows, and nothing is cut.")

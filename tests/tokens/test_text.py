@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from readers import CHATML, ENDLESS, turns
 
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
 from tunesmith.models.scratch import TEMPLATE
-from tunesmith.tokens import tokenizer
-from tunesmith.tokens.answers import answers
-from tunesmith.tokens.chat import PLAIN, Chat
-from tunesmith.tokens.text import NOT_LEARNT, Losses, Piece, TextExamples, documents, end_of
+from tunesmith.tokens import tokenization
+from tunesmith.tokens.chat_template import PLAIN, Chat
+from tunesmith.tokens.dialogues import answers
+from tunesmith.tokens.sequences import NOT_LEARNT, Losses, Piece, TextExamples, documents, end_of
 
 SPECIALS = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|im_start|>", "<|im_end|>", "<s>"]
 
 
-def make_reader(folder: Path, first: str | None = None, trim: bool = True) -> tokenizer.Tokenizer:
+def make_reader(folder: Path, first: str | None = None, trim: bool = True) -> tokenization.Tokenizer:
     """A byte-level tokenizer with the marks of several templates; `first` stands before every text, as Llama's does."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -38,29 +38,29 @@ def make_reader(folder: Path, first: str | None = None, trim: bool = True) -> to
         library.post_processor = processors.TemplateProcessing(f"{first} $A", f"{first} $A $B", [(first, library.token_to_id(first))])
     folder.mkdir(exist_ok=True)
     library.save(str(folder / "tokenizer.json"))
-    return tokenizer.load(folder)
+    return tokenization.load(folder)
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> tokenizer.Tokenizer:
+def reader(tmp_path_factory: pytest.TempPathFactory) -> tokenization.Tokenizer:
     return make_reader(tmp_path_factory.mktemp("reader"))
 
 
 @pytest.fixture(scope="module")
-def reader_with_first(tmp_path_factory: pytest.TempPathFactory) -> tokenizer.Tokenizer:
+def reader_with_first(tmp_path_factory: pytest.TempPathFactory) -> tokenization.Tokenizer:
     return make_reader(tmp_path_factory.mktemp("first"), "<s>")
 
 
-def ids_of(reader: tokenizer.Tokenizer, *names: str) -> list[int]:
+def ids_of(reader: tokenization.Tokenizer, *names: str) -> list[int]:
     return [reader.library.token_to_id(name) for name in names]
 
 
-def text_of(reader: tokenizer.Tokenizer, ids: Any) -> str:
+def text_of(reader: tokenization.Tokenizer, ids: Any) -> str:
     return reader.library.decode([int(one) for one in ids], skip_special_tokens=False)
 
 
 def cut(
-    reader: tokenizer.Tokenizer,
+    reader: tokenization.Tokenizer,
     template: str,
     dialogues: Sequence[list[dict[str, str]]],
     ends: list[int] | None = None,
@@ -73,7 +73,7 @@ def cut(
     return list(answers(reader, made, iter([dialogues]), ends or end_of(reader, {}, made), limit, keep, learn, losses)), losses
 
 
-def learnt(reader: tokenizer.Tokenizer, piece: Piece) -> list[str]:
+def learnt(reader: tokenization.Tokenizer, piece: Piece) -> list[str]:
     """The runs of learnt tokens as texts."""
     assert piece.learnt is not None and len(piece.learnt) == len(piece.ids)
     out, run = [], []
@@ -89,7 +89,7 @@ def learnt(reader: tokenizer.Tokenizer, piece: Piece) -> list[str]:
 # --- which tokens are learnt --------------------------------------------------------------------------------------------------
 
 
-def test_answers_and_their_end_marks_are_learnt_and_nothing_else(reader: tokenizer.Tokenizer) -> None:
+def test_answers_and_their_end_marks_are_learnt_and_nothing_else(reader: tokenization.Tokenizer) -> None:
     dialogue = turns("How are you?", "hello there", "one", "two three", system="my old friend")
     for template, end in ((TEMPLATE, "<|end|>"), (CHATML, "<|im_end|>"), (PLAIN, "<|end|>")):
         (piece,), losses = cut(reader, template, [dialogue])
@@ -100,13 +100,13 @@ def test_answers_and_their_end_marks_are_learnt_and_nothing_else(reader: tokeniz
         assert losses.left_out == 0
 
 
-def test_the_newline_after_an_end_mark_is_the_templates(reader: tokenizer.Tokenizer) -> None:
+def test_the_newline_after_an_end_mark_is_the_templates(reader: tokenization.Tokenizer) -> None:
     (piece,), _ = cut(reader, CHATML, [turns("one", "two")])
     assert text_of(reader, piece.ids).endswith("two<|im_end|>\n") and piece.learnt is not None
     assert piece.learnt.tolist()[-3:] == [True, True, False] and piece.ids[-2] == ids_of(reader, "<|im_end|>")[0]
 
 
-def test_a_newline_that_belongs_to_the_answer_is_learnt(reader: tokenizer.Tokenizer) -> None:
+def test_a_newline_that_belongs_to_the_answer_is_learnt(reader: tokenization.Tokenizer) -> None:
     for content in ("one\n", "\n\n  one", " ", "é\N{GRINNING FACE}"):
         (piece,), _ = cut(reader, TEMPLATE, [turns("hello", content)])
         assert learnt(reader, piece) == [f"{content}<|end|>"]
@@ -120,7 +120,7 @@ def test_an_answer_that_begins_within_a_token_is_learnt_from_its_first_word(tmp_
     assert "Ġhello" in reader.library.get_vocab() and learnt(reader, piece) == [" hello there<|end|>"]
 
 
-def test_a_template_that_forgets_the_end_mark_gets_one(reader: tokenizer.Tokenizer) -> None:
+def test_a_template_that_forgets_the_end_mark_gets_one(reader: tokenization.Tokenizer) -> None:
     for template in (ENDLESS, "", TEMPLATE.replace("<|end|>", "")):
         (piece,), _ = cut(reader, template, [turns("one two", "hello")], [1, 6])
         assert piece.ids[-1] == 1 and piece.learnt is not None and piece.learnt[-1]
@@ -132,7 +132,7 @@ def test_a_template_that_forgets_the_end_mark_gets_one(reader: tokenizer.Tokeniz
     assert text_of(reader, piece.ids).endswith("two<|end|>")
 
 
-def test_prompts_and_completions_as_they_are_begin_as_the_tokenizer_begins(reader_with_first: tokenizer.Tokenizer) -> None:
+def test_prompts_and_completions_as_they_are_begin_as_the_tokenizer_begins(reader_with_first: tokenization.Tokenizer) -> None:
     reader = reader_with_first
     (piece,), _ = cut(reader, "", [turns("one two", " three")], [1])
     assert text_of(reader, piece.ids) == "<s>one two three<|end|>" and learnt(reader, piece) == [" three<|end|>"]
@@ -140,7 +140,7 @@ def test_prompts_and_completions_as_they_are_begin_as_the_tokenizer_begins(reade
     assert text_of(reader, piece.ids).startswith("<|user|>one")
 
 
-def test_an_empty_answer_is_its_end_mark(reader: tokenizer.Tokenizer) -> None:
+def test_an_empty_answer_is_its_end_mark(reader: tokenization.Tokenizer) -> None:
     (piece,), _ = cut(reader, TEMPLATE, [turns("one", "")])
     assert learnt(reader, piece) == ["<|end|>"]
 
@@ -148,7 +148,7 @@ def test_an_empty_answer_is_its_end_mark(reader: tokenizer.Tokenizer) -> None:
 # --- what the limit does ------------------------------------------------------------------------------------------------------
 
 
-def test_truncation_keeps_the_head_or_the_tail_and_counts(reader: tokenizer.Tokenizer) -> None:
+def test_truncation_keeps_the_head_or_the_tail_and_counts(reader: tokenization.Tokenizer) -> None:
     long = turns("hello there my old friend", "one two three four", "How are you?", "one")
     (whole,), _ = cut(reader, TEMPLATE, [long])
     size = len(whole.ids)
@@ -159,7 +159,7 @@ def test_truncation_keeps_the_head_or_the_tail_and_counts(reader: tokenizer.Toke
         assert (list(losses.lengths), losses.left_out) == ([size], 0)
 
 
-def test_rows_whose_answers_are_cut_away_are_left_out_and_counted(reader: tokenizer.Tokenizer) -> None:
+def test_rows_whose_answers_are_cut_away_are_left_out_and_counted(reader: tokenization.Tokenizer) -> None:
     rows = [turns("one", "two"), turns("hello there my old friend " * 5, "one"), turns("three", "four")]
     pieces, losses = cut(reader, TEMPLATE, rows, limit=12)
     assert [piece.row for piece in pieces] == [0, 2] and losses.left_out == 1
@@ -169,7 +169,7 @@ def test_rows_whose_answers_are_cut_away_are_left_out_and_counted(reader: tokeni
     assert [learnt(reader, piece) for piece in pieces] == [["two<|end|>"], ["one<|end|>"], ["four<|end|>"]]
 
 
-def test_a_first_token_alone_cannot_be_learnt(reader: tokenizer.Tokenizer) -> None:
+def test_a_first_token_alone_cannot_be_learnt(reader: tokenization.Tokenizer) -> None:
     """Nothing stands before it that could predict it: with a limit that leaves the mark there alone, the row is left out."""
     pieces, losses = cut(reader, "", [turns("", "a")], [1], limit=1)
     assert pieces == [] and losses.left_out == 1
@@ -177,7 +177,7 @@ def test_a_first_token_alone_cannot_be_learnt(reader: tokenizer.Tokenizer) -> No
 
 @pytest.mark.parametrize("learn", ["every", "last"])
 @pytest.mark.parametrize(("template", "behind"), [(TEMPLATE, 0), (CHATML, 1), (ENDLESS, 0), ("", 0)], ids=["own", "newline behind", "no end mark", "as it is"])
-def test_each_row_tells_its_length_and_its_last_answers(reader: tokenizer.Tokenizer, template: str, behind: int, learn: str) -> None:
+def test_each_row_tells_its_length_and_its_last_answers(reader: tokenization.Tokenizer, template: str, behind: int, learn: str) -> None:
     rows = [turns("How are you?", "hello there", "one", "two three"), turns("one two three four five", "six"), turns("one", "two")]
     whole, _ = cut(reader, template, rows, [1, 6], learn=learn)
     lasts = [piece.learnt.tolist()[::-1] for piece in whole if piece.learnt is not None]
@@ -188,14 +188,14 @@ def test_each_row_tells_its_length_and_its_last_answers(reader: tokenizer.Tokeni
         assert list(losses.answers) == [behind + [*marks[behind:], False].index(False) for marks in lasts]
 
 
-def test_a_prefix_belongs_to_the_row_and_not_to_its_answer(reader_with_first: tokenizer.Tokenizer) -> None:
+def test_a_prefix_belongs_to_the_row_and_not_to_its_answer(reader_with_first: tokenization.Tokenizer) -> None:
     _, losses = cut(reader_with_first, "", [turns("one two", " three"), turns("one", "")], [1], limit=2)
     (whole, bare), _ = cut(reader_with_first, "", [turns("one two", " three"), turns("one", " x")], [1])
     assert losses.lengths[0] == len(whole.ids) and losses.answers[0] == sum(whole.learnt)
     assert losses.answers[1] == 0 and losses.lengths[1] == len(bare.ids) - sum(bare.learnt)  # an answer without a token, and no end mark
 
 
-def test_rows_are_numbered_across_batches(reader: tokenizer.Tokenizer) -> None:
+def test_rows_are_numbered_across_batches(reader: tokenization.Tokenizer) -> None:
     made, losses = Chat(TEMPLATE, {}), Losses()
     batches = iter([[turns("one", "two")] * 2, [turns("one", "two")] * 3])
     assert [piece.row for piece in answers(reader, made, batches, [1], 64, "head", "every", losses)] == [0, 1, 2, 3, 4]
@@ -221,7 +221,7 @@ def test_every_token_of_a_document_is_learnt_once(reader: Any, reader_with_first
     assert [piece.row for piece in pieces] == sorted(piece.row for piece in pieces)
 
 
-def test_documents_tell_their_lengths(reader: tokenizer.Tokenizer, reader_with_first: tokenizer.Tokenizer, tmp_path: Path) -> None:
+def test_documents_tell_their_lengths(reader: tokenization.Tokenizer, reader_with_first: tokenization.Tokenizer, tmp_path: Path) -> None:
     texts = ["one two three four " * 9, "a", "hello there", "one " * 40, "b"]
     for one in (reader, reader_with_first):
         wanted = [len(one.prefix) + len(one.library.encode(text, add_special_tokens=False).ids) + 1 for text in texts]
@@ -230,7 +230,7 @@ def test_documents_tell_their_lengths(reader: tokenizer.Tokenizer, reader_with_f
             assert whole_N.tolist() == wanted and answers_N is None
 
 
-def test_a_document_ends_with_its_mark(reader: tokenizer.Tokenizer) -> None:
+def test_a_document_ends_with_its_mark(reader: tokenization.Tokenizer) -> None:
     pieces = list(documents(reader, iter([["hello there", "one"]]), 6, 64))
     assert [text_of(reader, piece.ids) for piece in pieces] == ["hello there<|im_end|>", "one<|im_end|>"]
 
@@ -357,7 +357,7 @@ def test_no_room_for_the_ids_is_the_users_error(tmp_path: Path) -> None:
 # --- where a text ends --------------------------------------------------------------------------------------------------------
 
 
-def test_ends_are_the_templates_the_tokenizers_and_the_models(reader: tokenizer.Tokenizer) -> None:
+def test_ends_are_the_templates_the_tokenizers_and_the_models(reader: tokenization.Tokenizer) -> None:
     pad, end, im_end = ids_of(reader, "<|pad|>", "<|end|>", "<|im_end|>")
     named = {"eos_token": "<|end|>"}
     assert end_of(reader, {"eos_token_id": [pad, im_end]}, Chat(CHATML, named)) == [im_end, end, pad]
@@ -368,7 +368,7 @@ def test_ends_are_the_templates_the_tokenizers_and_the_models(reader: tokenizer.
     assert end_of(reader, {"eos_token_id": None}, Chat("", named | {"bos_token": "<s>"})) == [end]
 
 
-def test_a_base_that_ends_nowhere_is_refused(reader: tokenizer.Tokenizer) -> None:
+def test_a_base_that_ends_nowhere_is_refused(reader: tokenization.Tokenizer) -> None:
     for made in (Chat("", {}), Chat(ENDLESS, {"eos_token": "not in the vocabulary"}), Chat(PLAIN, {"bos_token": "<s>"})):
         with pytest.raises(UserError, match="the base names no end token, so a model could never learn to stop") as caught:
             end_of(reader, {"eos_token_id": None}, made)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from readers import LIBRARIES, byte_level, trained
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 
-from tunesmith.tokens import words
-from tunesmith.tokens.words import Words, dividing, whole
+from tunesmith.tokens import word_cache
+from tunesmith.tokens.word_cache import Words, dividing, whole
 
 DIVIDED = {"marks", "qwen 2", "llama 3", "qwen 3.5", "gpt-4o"}
 DIVIDED |= {"bert", "scribe", "byte level", "byte level, composed", "roberta", "digits apart", "words, lower case", "spaces in a token"}
@@ -102,12 +102,12 @@ def test_a_word_is_tokenised_once_and_all_are_forgotten_in_time(monkeypatch: pyt
     expected = [plain.encode(text, add_special_tokens=False).ids for text in texts]
     assert apart(*ours.ids(texts)) == expected and counting.asked == ["one", "two", "three"]
     assert apart(*ours.ids(texts)) == expected and counting.asked == ["one", "two", "three"]
-    monkeypatch.setattr(words, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(word_cache, "CHUNK_ROWS", 1)
     assert apart(*ours.ids(texts)) == expected and counting.asked == ["one", "two", "three"]
-    monkeypatch.setattr(words, "MOST_WORDS", 2)
+    monkeypatch.setattr(word_cache, "MOST_WORDS", 2)
     assert apart(*ours.ids(texts)) == expected and counting.asked[3:] == ["one", "two", "three"]  # three are too many: forgotten, and then two kept
-    monkeypatch.setattr(words, "MOST_WORDS", 100)
-    monkeypatch.setattr(words, "MOST_CHARACTERS", 10)
+    monkeypatch.setattr(word_cache, "MOST_WORDS", 100)
+    monkeypatch.setattr(word_cache, "MOST_CHARACTERS", 10)
     assert apart(*ours.ids(texts)) == expected and counting.asked[6:] == ["one", "two", "three"]
     counting.broken = True
     with pytest.raises(KeyboardInterrupt):
@@ -121,7 +121,7 @@ def test_words_that_come_again_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
     counting = Counting(plain)
     ours = Words(counting)
     texts = ["often a1", "often b2", "seldomly c3", "often again again d4"]
-    monkeypatch.setattr(words, "MOST_WORDS", 4)
+    monkeypatch.setattr(word_cache, "MOST_WORDS", 4)
     for text in [*texts, *texts]:
         assert apart(*ours.ids([text])) == [plain.encode(text, add_special_tokens=False).ids]
     assert counting.asked.count("often") == 1 and counting.asked.count("c3") == 2

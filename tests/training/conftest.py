@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from tunesmith.errors import Interrupted, UserError
+from tunesmith.core.errors import Interrupted, UserError
 from tunesmith.models.heads import LinearHead
 from tunesmith.objectives import Loss
 from tunesmith.objectives.classification import Classification, ClassificationSettings
 from tunesmith.tokens.examples import VectorExamples
 from tunesmith.training import loop
-from tunesmith.training.device import Machine
+from tunesmith.training.hardware import Machine
 from tunesmith.training.settings import TrainSettings
 
 LABELS = ["a", "b", "c"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
 from tunesmith.training import checkpoint
 
 FILES = [*checkpoint.FILES, "manifest.json"]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from tunesmith.errors import Interrupted
+from tunesmith.core.errors import Interrupted
 from tunesmith.models.heads import LinearHead, Output
 from tunesmith.objectives.classification import Classification, ClassificationSettings
 from tunesmith.tokens.examples import Batch, VectorExamples
 from tunesmith.training import convex, optimum
-from tunesmith.training.device import Machine
+from tunesmith.training.hardware import Machine
 from tunesmith.training.settings import TrainSettings
 
 LABELS = ["a", "b", "c", "d"]
@@ -182,7 +182,7 @@ def test_without_a_penalty_on_constants_it_would_be_scikit_learn_itself(several:
 
 
 def test_a_strong_penalty_is_the_nearest_class_mean() -> None:
-    from tunesmith.evaluation.baselines import nearest_mean
+    from tunesmith.evaluation.classification.baselines import nearest_mean
 
     given, test = rows(40), rows(300, 1)
     made = objective()

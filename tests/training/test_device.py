@@ -13,17 +13,18 @@ import torch
 from pydantic import ValidationError
 
 from tunesmith import methods
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
 from tunesmith.methods.freeze import FreezeSettings
 from tunesmith.methods.full import FullSettings
-from tunesmith.models import bert, catalog, features, layers
-from tunesmith.models.load import Head
+from tunesmith.models import catalog, features, layers
+from tunesmith.models.fast import bert
+from tunesmith.models.loading import Head
 from tunesmith.objectives.classification import Classification, ClassificationSettings
 from tunesmith.stages import train
-from tunesmith.tokens import encode, tokenizer
+from tunesmith.tokens import encode, tokenization
 from tunesmith.tokens.examples import Batch, TokenExamples
-from tunesmith.training import device, loop
-from tunesmith.training.device import Machine
+from tunesmith.training import hardware, loop
+from tunesmith.training.hardware import Machine
 from tunesmith.training.optimizer import Optimizer
 from tunesmith.training.settings import TrainSettings
 
@@ -55,35 +56,35 @@ def test_what_is_no_device_is_refused_in_the_recipe(name: str) -> None:
 def test_a_device_that_is_not_here_is_refused_and_those_that_are_here_are_named(gpus: Any) -> None:
     for name in ("cuda", "cuda:0", "mps"):
         with pytest.raises(UserError, match=f"`train.device={name}`, but torch sees only `cpu`"):
-            device.choose(name, "fp32", 1)
+            hardware.choose(name, "fp32", 1)
     gpus(cuda=2)
-    assert device.here() == ["cuda:0", "cuda:1", "cpu"] and device.is_here("cuda") and not device.is_here("cuda:2")
+    assert hardware.here() == ["cuda:0", "cuda:1", "cpu"] and hardware.is_here("cuda") and not hardware.is_here("cuda:2")
     with pytest.raises(UserError, match="torch sees only `cuda:0`, `cuda:1`, `cpu`"):
-        device.choose("cuda:2", "fp32", 1)
+        hardware.choose("cuda:2", "fp32", 1)
     with pytest.raises(UserError, match="is not a device"):
-        device.choose("gpu", "fp32", 1)
+        hardware.choose("gpu", "fp32", 1)
 
 
 def test_auto_takes_the_first_gpu(gpus: Any) -> None:
-    assert device.choose("auto", "fp32", 1).device == "cpu"
+    assert hardware.choose("auto", "fp32", 1).device == "cpu"
     gpus(mps=True)
-    assert (found := device.choose("auto", "auto", 1)).device == "mps" and found.precision == "fp32"
+    assert (found := hardware.choose("auto", "auto", 1)).device == "mps" and found.precision == "fp32"
     gpus(cuda=1, mps=True)
-    assert device.choose("auto", "fp32", 1).device == "cuda:0"
+    assert hardware.choose("auto", "fp32", 1).device == "cuda:0"
 
 
 @pytest.mark.parametrize(("bf16", "precision"), [("none", "fp32"), ("emulated", "fp32"), ("real", "bf16")])
 def test_bf16_that_a_gpu_only_emulates_is_not_chosen(gpus: Any, bf16: str, precision: str) -> None:
     gpus(cuda=1, bf16=bf16)
-    assert device.choose("cuda", "auto", 1).precision == precision
-    assert device.choose("cuda", "bf16", 1).precision == "bf16"  # who asks for it gets it
+    assert hardware.choose("cuda", "auto", 1).precision == precision
+    assert hardware.choose("cuda", "bf16", 1).precision == "bf16"  # who asks for it gets it
 
 
 def test_a_system_without_affinity_counts_its_cores(gpus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    assert device.choose("cpu", "fp32", None).threads == 3
+    assert hardware.choose("cpu", "fp32", None).threads == 3
     torch.set_num_threads(before)
 
 
@@ -95,7 +96,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.base = catalog.resolve(catalog.ModelSettings(base=str(folder)))
-        reader = tokenizer.load(self.base.folder)
+        reader = tokenization.load(self.base.folder)
         self.objective = Classification(LABELS, False, ClassificationSettings())
         tokens = encode.encode(reader, [f"the sea in place {row}" + " rose" * (row % 3) for row in range(12)], None, 32)
         self.examples = TokenExamples(tokens, self.objective.targets([[LABELS[row % 3]] for row in range(12)]), reader.pad_id)
@@ -223,10 +224,10 @@ def test_measuring_elsewhere_takes_more_at_once(bench: Bench, monkeypatch: pytes
 
 @pytest.mark.parametrize(("gain", "precision"), [(1.4991, "fp32"), (1.5, "bf16"), (7.6543, "bf16")])
 def test_auto_records_the_gain_that_it_measured(monkeypatch: pytest.MonkeyPatch, gain: float, precision: str) -> None:
-    monkeypatch.setattr(device, "bf16_gain", lambda: gain)
-    made = device.choose("cpu", "auto", 1)
+    monkeypatch.setattr(hardware, "bf16_gain", lambda: gain)
+    made = hardware.choose("cpu", "auto", 1)
     assert (made.precision, made.bf16_gain) == (precision, round(gain, 3))
-    assert device.choose("cpu", "fp32", 1).bf16_gain is None
+    assert hardware.choose("cpu", "fp32", 1).bf16_gain is None
 
 
 def test_an_older_run_loads_and_the_timing_parts_no_checkpoint() -> None:

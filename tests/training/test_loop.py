@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from tunesmith.errors import Interrupted, UserError
+from tunesmith.core.errors import Interrupted, UserError
 from tunesmith.models.heads import Output
-from tunesmith.tokens import batches
+from tunesmith.tokens import batching
 from tunesmith.training import checkpoint, loop
 from tunesmith.training.settings import TrainSettings
 
@@ -37,9 +37,9 @@ def test_every_row_is_in_one_batch_of_every_epoch_and_the_last_one_counts_by_its
 
 def test_a_partial_batch_is_averaged_over_its_own_rows(lab: Any, scripted: Any) -> None:
     """The gradient of the batch of two is that of the mean over two: as large as if each row were there four times."""
-    lengths = [len(rows) for rows in batches.plan(np.ones(50, np.int64), 8, None, 0, 0)]
+    lengths = [len(rows) for rows in batching.plan(np.ones(50, np.int64), 8, None, 0, 0)]
     place = lengths.index(2)
-    rows = batches.plan(np.ones(50, np.int64), 8, None, 0, 0)[place]
+    rows = batching.plan(np.ones(50, np.int64), 8, None, 0, 0)[place]
     trained = lab.train(valid=False, checkpoint_steps=1, keep_checkpoints=30, clip_norm=0)
     model = trained.model
     model.load_state_dict(checkpoint.at(lab.folder, place, "lab").tensors("weights"))
@@ -65,13 +65,13 @@ def test_validation_is_measured_when_the_recipe_says(lab: Any, every: float, exp
 def test_batch_tokens_bounds_the_padded_size(tokens: int) -> None:
     lengths = np.random.default_rng(0).integers(2, 30, 200)
     for epoch in range(3):
-        plan = batches.plan(lengths, 16, tokens, 5, epoch)
+        plan = batching.plan(lengths, 16, tokens, 5, epoch)
         assert sorted(np.concatenate(plan)) == list(range(200))
         for rows in plan:
             assert len(rows) <= 16 and (len(rows) == 1 or len(rows) * lengths[rows].max() <= tokens)
         assert lengths.sum() / max(tokens, 29) <= len(plan) < 200
-    assert [r.tolist() for r in batches.plan(lengths, 16, tokens, 5, 1)] == [r.tolist() for r in batches.plan(lengths, 16, tokens, 5, 1)]
-    assert [r.tolist() for r in batches.plan(lengths, 16, tokens, 6, 1)] != [r.tolist() for r in batches.plan(lengths, 16, tokens, 5, 1)]
+    assert [r.tolist() for r in batching.plan(lengths, 16, tokens, 5, 1)] == [r.tolist() for r in batching.plan(lengths, 16, tokens, 5, 1)]
+    assert [r.tolist() for r in batching.plan(lengths, 16, tokens, 6, 1)] != [r.tolist() for r in batching.plan(lengths, 16, tokens, 5, 1)]
 
 
 def test_batch_tokens_decides_the_steps_of_a_training(lab: Any) -> None:
@@ -194,7 +194,7 @@ def poison(calls: set[int], how: str) -> Any:
 @pytest.mark.parametrize("step", [1, 11, 21])
 @pytest.mark.parametrize("part", ["first", "last", "all"])
 def test_a_step_that_is_not_finite_is_skipped_and_counted(lab: Any, scripted: Any, same: Any, how: str, step: int, part: str) -> None:
-    sizes = [math.ceil(len(rows) / 3) for epoch in range(3) for rows in batches.plan(np.ones(50, np.int64), 8, None, 0, epoch)]
+    sizes = [math.ceil(len(rows) / 3) for epoch in range(3) for rows in batching.plan(np.ones(50, np.int64), 8, None, 0, epoch)]
     start = sum(sizes[: step - 1]) + 1
     calls = {"first": {start}, "last": {start + sizes[step - 1] - 1}, "all": set(range(start, start + sizes[step - 1]))}[part]
     trained = lab.train(scripted(poison=poison(calls, how)), checkpoint_steps=1, keep_checkpoints=30, evaluate_every=0.5)
@@ -248,7 +248,7 @@ def test_the_count_in_a_row_survives_a_stop(lab: Any, scripted: Any) -> None:
 
 
 def _parts() -> list[int]:
-    return [math.ceil(len(rows) / 3) for epoch in range(3) for rows in batches.plan(np.ones(50, np.int64), 8, None, 0, epoch)]
+    return [math.ceil(len(rows) / 3) for epoch in range(3) for rows in batching.plan(np.ones(50, np.int64), 8, None, 0, epoch)]
 
 
 # --- stopping and going on ----------------------------------------------------------------------------------------------------

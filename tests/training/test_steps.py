@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tunesmith.errors import Interrupted
+from tunesmith.core.errors import Interrupted
 from tunesmith.training import checkpoint, schedule
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tunesmith.errors import UserError
-from tunesmith.files import staged_file
+from tunesmith.core.errors import UserError
+from tunesmith.core.files import staged_file
 
 COMMON: list[tuple[str, pa.DataType]] = [
     ("id", pa.string()),  # the user's, or a hash of the content

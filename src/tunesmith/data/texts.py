@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from tunesmith.data.json_text import json_type
-from tunesmith.errors import nearest
+from tunesmith.core.errors import nearest
+from tunesmith.data.readers.json import json_type
 
 Wrong = tuple[str, str, str]
 """A short reason to count by, what was found, the remedy."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tunesmith.sections import Tone
+from tunesmith.core.sections import Tone
 
 
 def of_text(evaluation: Mapping[str, Any]) -> bool:
@@ -19,7 +19,8 @@ def of_text(evaluation: Mapping[str, Any]) -> bool:
 
 def verdict(evaluation: Mapping[str, Any], split: str) -> tuple[str, list[str], Tone]:
     """Headline, sentences and tone of what was measured on a split, whatever was learnt."""
-    from tunesmith.evaluation import findings, text_findings
+    from tunesmith.evaluation.classification import findings
+    from tunesmith.evaluation.generation import findings as text_findings
 
     return text_findings.verdict(evaluation, split) if of_text(evaluation) else findings.verdict(evaluation, split)
 
@@ -35,7 +36,8 @@ def table(evaluation: Mapping[str, Any], split: str, names: Mapping[str, str]) -
     Returns:
         Lines, the first of them the metrics' names.
     """
-    from tunesmith.evaluation import findings, text_findings
+    from tunesmith.evaluation.classification import findings
+    from tunesmith.evaluation.generation import findings as text_findings
 
     words, models = text_findings if of_text(evaluation) else findings, evaluation["splits"][split]["models"]
     wanted = dict.fromkeys([evaluation["headline"], "macro_f1", "accuracy", "perplexity"])

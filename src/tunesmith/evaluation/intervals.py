@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.errors import UserError
-from tunesmith.statistics import Z, wilson
+from tunesmith.core.errors import UserError
+from tunesmith.core.statistics import Z, wilson
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Mapping[str, Floats]]

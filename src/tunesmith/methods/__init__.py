@@ -26,7 +26,7 @@ from tunesmith.methods.full import FullSettings
 from tunesmith.methods.lora import LoraSettings
 from tunesmith.methods.prefix import PrefixSettings
 from tunesmith.methods.qlora import QloraSettings
-from tunesmith.models.load import Head
+from tunesmith.models.loading import Head
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from tunesmith.settings import Settings
+from tunesmith.core.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tunesmith.methods import Saved
     from tunesmith.models.catalog import Base
-    from tunesmith.models.load import Head
+    from tunesmith.models.loading import Head
     from tunesmith.tokens.examples import Examples, TokenExamples
 
 SUBLAYERS = {
@@ -71,17 +71,16 @@ def adapt(base: Base, head: Head, settings: BottleneckSettings) -> nn.Module:
     Raises:
         UserError: it is not known where this kind of base ends its sublayers.
     """
-    from tunesmith.models import layers
-    from tunesmith.models import load as models
+    from tunesmith.models import layers, loading
 
-    model = models.adapted(base, head)
+    model = loading.adapted(base, head)
     model.requires_grad_(False)
     for one in model.modules():
         if "norm" in type(one).__name__.lower() and not list(one.children()):
             one.requires_grad_(settings.norms)
     for one in layers.after(model) if head.labels is not None else []:
         one.requires_grad_(True)  # with a decoder the last norm is among them, the head's last look at a text
-    for name in models.random_modules(model):
+    for name in loading.random_modules(model):
         model.get_submodule(name).requires_grad_(True)  # some classifiers name their head before their layers
     insert(model, base, settings.model_dump(exclude={"kind", "norms"}))
     return model
@@ -95,9 +94,9 @@ def insert(model: Any, base: Base, about: dict[str, Any]) -> None:
         base: whose width they have.
         about: style, width and activation; kept as `model.adapter_shape`.
     """
-    from tunesmith.errors import UserError, some
+    from tunesmith.core.errors import UserError, some
     from tunesmith.models import layers
-    from tunesmith.models.adapter import Adapter
+    from tunesmith.models.bottleneck_layer import Adapter
 
     kind = str(model.config.model_type)
     if kind not in SUBLAYERS:
@@ -127,13 +126,13 @@ def save(model: Any, base: Base, folder: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    from tunesmith.files import write_json
-    from tunesmith.models import load as models
+    from tunesmith.core.files import write_json
+    from tunesmith.models import loading
 
     learnt = {name: one.detach().contiguous() for name, one in model.named_parameters() if one.requires_grad}
     save_file(learnt, folder / "adapters.safetensors")
     write_json(folder / "adapters.json", model.adapter_shape)
-    for name in models.TOKENIZER_FILES:
+    for name in loading.TOKENIZER_FILES:
         if (base.folder / name).exists():
             shutil.copyfile(base.folder / name, folder / name)
 
@@ -142,11 +141,11 @@ def load(saved: Saved) -> nn.Module:
     """Base and adapters in eval mode."""
     from safetensors.torch import load_file
 
-    from tunesmith.files import read_json
-    from tunesmith.models import load as models
+    from tunesmith.core.files import read_json
+    from tunesmith.models import loading
 
     base = saved.base()
-    model = models.adapted(base, saved.head)
+    model = loading.adapted(base, saved.head)
     insert(model, base, read_json(saved.folder / "adapters.json"))
     _, unknown = model.load_state_dict(load_file(saved.folder / "adapters.safetensors"), strict=False)
     assert not unknown, unknown

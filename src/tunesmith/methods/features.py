@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from pydantic import Field
 
-from tunesmith.settings import Settings
+from tunesmith.core.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tunesmith.methods import Saved
     from tunesmith.models.catalog import Base
-    from tunesmith.models.load import Head
+    from tunesmith.models.loading import Head
     from tunesmith.tokens.examples import Examples, TokenExamples
 
 
@@ -42,7 +42,7 @@ epochs = None
 
 def adapt(base: Base, head: Head, settings: FeaturesSettings) -> nn.Module:
     """A head on vectors of the base's width; the base itself is not part of the model."""
-    from tunesmith.errors import UserError
+    from tunesmith.core.errors import UserError
     from tunesmith.models.heads import LinearHead
 
     if head.labels is None:
@@ -66,7 +66,7 @@ def save(model: nn.Module, base: Base, folder: Path) -> None:
     """Write `head.safetensors` (linear.weight CD, linear.bias C) and `head.json`; the base is named in tunesmith.json."""
     from safetensors.torch import save_file
 
-    from tunesmith.files import write_json
+    from tunesmith.core.files import write_json
 
     save_file(model.state_dict(), folder / "head.safetensors")
     write_json(folder / "head.json", {"pooling": model.pooling, "normalise": True, "scale": model.scale, "layer": -1})
@@ -76,14 +76,14 @@ def load(saved: Saved) -> nn.Module:
     """Base and head as one model that takes tokens, in eval mode."""
     from safetensors.torch import load_file
 
-    from tunesmith.files import read_json
-    from tunesmith.models import load as models
+    from tunesmith.core.files import read_json
+    from tunesmith.models import loading
     from tunesmith.models.heads import FeatureClassifier, LinearHead
 
     weights = load_file(saved.folder / "head.safetensors")
     labels, width = weights["linear.weight"].shape
     head = LinearHead(width, labels, 0.0, read_json(saved.folder / "head.json")["pooling"])
     head.load_state_dict(weights)
-    model = FeatureClassifier(models.encoder(saved.base()), head)
+    model = FeatureClassifier(loading.encoder(saved.base()), head)
     model.eval()
     return model

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from tunesmith.core.settings import Settings
 from tunesmith.methods.full import load, save
-from tunesmith.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tunesmith.models.catalog import Base
-    from tunesmith.models.load import Head
+    from tunesmith.models.loading import Head
     from tunesmith.tokens.examples import Examples, TokenExamples
 
 __all__ = ["FreezeSettings", "adapt", "epochs", "examples", "learning_rate", "load", "save", "text_epochs", "text_learning_rate"]
@@ -52,11 +52,10 @@ def adapt(base: Base, head: Head, settings: FreezeSettings) -> nn.Module:
     Raises:
         UserError: more layers are asked for than the base has.
     """
-    from tunesmith.errors import UserError
-    from tunesmith.models import layers
-    from tunesmith.models import load as models
+    from tunesmith.core.errors import UserError
+    from tunesmith.models import layers, loading
 
-    model: Any = models.adapted(base, head)
+    model: Any = loading.adapted(base, head)
     stack = layers.stack(model)
     if settings.layers > len(stack):
         raise UserError(f"`method.layers={settings.layers}`, but {base.name} has {len(stack)} layers", "recipe", f"use at most {len(stack)}")
@@ -67,7 +66,7 @@ def adapt(base: Base, head: Head, settings: FreezeSettings) -> nn.Module:
         tables = [model.get_input_embeddings(), model.get_output_embeddings()]
         after = [one for one in after if one not in tables] + (tables if settings.embeddings else [])
     # Some classifiers name their head before their layers: it is found by its random weights.
-    random = [model.get_submodule(name) for name in models.random_modules(model)]
+    random = [model.get_submodule(name) for name in loading.random_modules(model)]
     for one in (*stack[len(stack) - settings.layers :], *after, *random):
         one.requires_grad_(True)
     tables_learn = head.labels is None and settings.embeddings

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Literal
 
-from tunesmith.settings import Settings
+from tunesmith.core.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tunesmith.methods import Saved
     from tunesmith.models.catalog import Base
-    from tunesmith.models.load import Head
+    from tunesmith.models.loading import Head
     from tunesmith.tokens.examples import Examples, TokenExamples
 
 
@@ -37,9 +37,9 @@ text_epochs = 3
 
 def adapt(base: Base, head: Head, settings: FullSettings) -> nn.Module:
     """The base with its head; every parameter requires grad."""
-    from tunesmith.models import load as models
+    from tunesmith.models import loading
 
-    return models.adapted(base, head)
+    return loading.adapted(base, head)
 
 
 def examples(model: nn.Module, examples: TokenExamples, base: Base, progress: Callable[[int, int], None]) -> Examples:
@@ -49,17 +49,17 @@ def examples(model: nn.Module, examples: TokenExamples, base: Base, progress: Ca
 
 def save(model: nn.Module, base: Base, folder: Path) -> None:
     """Write a plain Hugging Face model with its tokenizer."""
-    from tunesmith.models import load as models
+    from tunesmith.models import loading
 
-    with models.quiet():
+    with loading.quiet():
         model.save_pretrained(folder)  # type: ignore[operator]  # transformers models are nn.Modules with more methods
-    for name in models.TOKENIZER_FILES:
+    for name in loading.TOKENIZER_FILES:
         if (base.folder / name).exists():
             shutil.copyfile(base.folder / name, folder / name)
 
 
 def load(saved: Saved) -> nn.Module:
     """The saved model in eval mode."""
-    from tunesmith.models import load as models
+    from tunesmith.models import loading
 
-    return models.saved(saved.folder, saved.head)
+    return loading.saved(saved.folder, saved.head)

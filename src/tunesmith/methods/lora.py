@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from tunesmith.settings import Settings
+from tunesmith.core.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tunesmith.methods import Saved
     from tunesmith.models.catalog import Base
-    from tunesmith.models.load import Head
+    from tunesmith.models.loading import Head
     from tunesmith.tokens.examples import Examples, TokenExamples
 
 
@@ -64,9 +64,9 @@ def adapt(base: Base, head: Head, settings: LoraSettings) -> nn.Module:
     Raises:
         UserError: none of the target names is a layer of the base.
     """
-    from tunesmith.models import load as models
+    from tunesmith.models import loading
 
-    return wrapped(models.adapted(base, head), base, head, settings)
+    return wrapped(loading.adapted(base, head), base, head, settings)
 
 
 def wrapped(model: nn.Module, base: Base, head: Head, settings: LowRankSettings) -> nn.Module:
@@ -78,11 +78,11 @@ def wrapped(model: nn.Module, base: Base, head: Head, settings: LowRankSettings)
     import torch
     from peft import LoraConfig, TaskType, get_peft_model
 
-    from tunesmith.errors import UserError, some
-    from tunesmith.models import load as models
+    from tunesmith.core.errors import UserError, some
+    from tunesmith.models import loading
 
     # What the base has no weights for learns in full and is saved: PEFT knows of `classifier` and `score` alone.
-    whole = models.besides_heads(model)
+    whole = loading.besides_heads(model)
     targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM if head.labels is None else TaskType.SEQ_CLS,
@@ -113,16 +113,16 @@ def examples(model: nn.Module, examples: TokenExamples, base: Base, progress: Ca
 
 def save(model: nn.Module, base: Base, folder: Path) -> None:
     """Write PEFT's adapter files and the tokenizer; the base is named in adapter_config.json."""
-    from tunesmith.files import read_json, write_json
-    from tunesmith.models import load as models
+    from tunesmith.core.files import read_json, write_json
+    from tunesmith.models import loading
 
-    with models.quiet():
+    with loading.quiet():
         model.save_pretrained(folder)  # type: ignore[operator]  # PEFT models are nn.Modules with more methods
     # PEFT keeps names in sets, whose order every Python process draws anew: the same adapters must give the same bytes.
     config = read_json(folder / "adapter_config.json")
     write_json(folder / "adapter_config.json", {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()})
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form; MODEL_CARD.md of the run is the real one
-    for name in models.TOKENIZER_FILES:
+    for name in loading.TOKENIZER_FILES:
         if (base.folder / name).exists():
             shutil.copyfile(base.folder / name, folder / name)
 
@@ -131,10 +131,10 @@ def load(saved: Saved) -> nn.Module:
     """Base and adapters in eval mode, the adapters merged into the base's weights for speed."""
     from peft import PeftModel
 
-    from tunesmith.models import load as models
+    from tunesmith.models import loading
 
-    model = models.adapted(saved.base(), saved.head)
-    with models.quiet():
+    model = loading.adapted(saved.base(), saved.head)
+    with loading.quiet():
         adapted = PeftModel.from_pretrained(model, saved.folder, is_trainable=False, local_files_only=True)
         merged: nn.Module = adapted.merge_and_unload()
     merged.eval()

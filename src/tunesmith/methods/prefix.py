@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from tunesmith.core.settings import Settings
 from tunesmith.methods.lora import save
-from tunesmith.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tunesmith.methods import Saved
     from tunesmith.models.catalog import Base
-    from tunesmith.models.load import Head
+    from tunesmith.models.loading import Head
     from tunesmith.tokens.examples import Examples
 
 __all__ = ["PrefixSettings", "adapt", "epochs", "examples", "learning_rate", "load", "save", "text_epochs", "text_learning_rate"]
@@ -67,16 +67,16 @@ def adapt(base: Base, head: Head, settings: PrefixSettings) -> nn.Module:
     """
     from peft import PrefixTuningConfig, PromptTuningConfig, TaskType, get_peft_model
 
-    from tunesmith.errors import UserError
-    from tunesmith.models import load as models
+    from tunesmith.core.errors import UserError
+    from tunesmith.models import loading
 
-    model: Any = models.adapted(base, head)
+    model: Any = loading.adapted(base, head)
     _check(model, base, head, settings)
     if settings.tokens > base.max_tokens - 8:
         what = f"`method.tokens={settings.tokens}` leaves no room for texts: {base.name} reads {base.max_tokens} tokens in all"
         raise UserError(what, "recipe, `method.tokens`", f"use at most {base.max_tokens - 8}")
     task = TaskType.CAUSAL_LM if head.labels is None else TaskType.SEQ_CLS
-    whole = models.besides_heads(model)
+    whole = loading.besides_heads(model)
     if settings.style == "prompt":
         words = model.get_input_embeddings().embedding_dim
         sizes = {"token_dim": words, "num_layers": model.config.num_hidden_layers, "num_attention_heads": model.config.num_attention_heads}
@@ -99,7 +99,7 @@ def adapt(base: Base, head: Head, settings: PrefixSettings) -> nn.Module:
 
 def _check(model: Any, base: Base, head: Head, settings: PrefixSettings) -> None:
     """Raise a UserError where nothing can stand before the rows of a model."""
-    from tunesmith.errors import UserError
+    from tunesmith.core.errors import UserError
 
     kind, remedy = model.config.model_type, "use lora or bottleneck"
     if model.config.is_encoder_decoder:
@@ -107,7 +107,7 @@ def _check(model: Any, base: Base, head: Head, settings: PrefixSettings) -> None
         raise UserError(what, "recipe, `method`", "use lora or full")
     if head.labels is None:
         if not hasattr(model, "fast_states"):
-            from tunesmith.models import llama
+            from tunesmith.models.fast import llama
 
             raise UserError(f"method `prefix` writes texts with bases of the kinds {', '.join(llama.KINDS)}; this is `{kind}`", "recipe, `method`", remedy)
         return
@@ -174,7 +174,7 @@ def examples(model: Any, examples: Any, base: Base, progress: Callable[[int, int
     Raises:
         UserError: a row and the prefix together have more places than the base.
     """
-    from tunesmith.errors import UserError
+    from tunesmith.core.errors import UserError
 
     given: Examples = examples
     tokens = model.active_peft_config.num_virtual_tokens
@@ -189,10 +189,10 @@ def load(saved: Saved) -> nn.Module:
     """Base and prefix in eval mode, as PEFT has them: transformers' own `generate` works on it, and `llama.front` tells what stands before the rows."""
     from peft import PeftModel
 
-    from tunesmith.models import load as models
+    from tunesmith.models import loading
 
-    model = models.adapted(saved.base(), saved.head)
-    with models.quiet():
+    model = loading.adapted(saved.base(), saved.head)
+    with loading.quiet():
         adapted: nn.Module = PeftModel.from_pretrained(model, saved.folder, is_trainable=False, local_files_only=True)
     adapted.eval()
     return adapted

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tunesmith.methods import Saved
     from tunesmith.models.catalog import Base
-    from tunesmith.models.load import Head
+    from tunesmith.models.loading import Head
 
 __all__ = ["QloraSettings", "adapt", "epochs", "examples", "learning_rate", "load", "save", "text_epochs", "text_learning_rate"]
 
@@ -52,17 +52,16 @@ def quantised(base: Base, head: Head) -> nn.Module:
     Raises:
         UserError: bitsandbytes is not installed.
     """
-    from tunesmith.errors import UserError
+    from tunesmith.core.errors import UserError
 
     if find_spec("bitsandbytes") is None:
         raise UserError("method `qlora` needs bitsandbytes, which is not installed", "recipe, `method`", "pip install 'tunesmith[qlora]', or use lora")
     import torch
     from bitsandbytes import nn as bits
 
-    from tunesmith.models import layers
-    from tunesmith.models import load as models
+    from tunesmith.models import layers, loading
 
-    model: Any = models.adapted(base, head)
+    model: Any = loading.adapted(base, head)
     for layer in layers.stack(model):
         for path, one in list(layer.named_modules()):
             if type(one) is torch.nn.Linear:
@@ -89,10 +88,10 @@ def load(saved: Saved) -> nn.Module:
     """Base and adapters in eval mode; not merged, for merged weights would be rounded to four bits again."""
     from peft import PeftModel
 
-    from tunesmith.models import load as models
+    from tunesmith.models import loading
 
     model = quantised(saved.base(), saved.head)
-    with models.quiet():
+    with loading.quiet():
         adapted: nn.Module = PeftModel.from_pretrained(model, saved.folder, is_trainable=False, local_files_only=True)
     adapted.eval()
     return adapted

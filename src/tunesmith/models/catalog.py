@@ -11,13 +11,13 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from tunesmith import starters
-from tunesmith.errors import UserError, nearest, some
-from tunesmith.files import read_json, sha256_file, sha256_json
+from tunesmith.core.errors import UserError, nearest, some
+from tunesmith.core.files import read_json, sha256_file, sha256_json
+from tunesmith.core.settings import Settings
 from tunesmith.models import scratch
 from tunesmith.models.scratch import ScratchSettings
-from tunesmith.settings import Settings
 from tunesmith.tokens.encode import Truncation
-from tunesmith.tokens.tokenizer import BEHIND_PADDING
+from tunesmith.tokens.tokenization import BEHIND_PADDING
 
 Pooling = Literal["mean", "first"]
 
@@ -221,7 +221,7 @@ def _readme(folder: Path) -> tuple[str, tuple[str, ...]]:
     text = readme.read_text("utf-8", "replace")
     if not text.startswith("---"):
         return "", ()
-    from tunesmith.settings import parse_yaml
+    from tunesmith.core.settings import parse_yaml
 
     try:
         front = parse_yaml(text[3:].split("\n---", 1)[0], str(readme))

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tunesmith.errors import UserError
-from tunesmith.models import memory
+from tunesmith.core.errors import UserError
+from tunesmith.models import kv_cache
 
 CACHE_TOKENS = 32_768
 """Places that the rows of a batch may take in memory together, prompts and answers: 0.8 GB in fp32 for 24 layers with 128 key and 128 value numbers."""
@@ -149,7 +149,7 @@ def _rooms(prompts: Sequence[Sequence[int]], settings: Sampling, most_places: in
 def _batch(
     model: Any, rows: list[int], prompts: Sequence[Sequence[int]], rooms: list[int], ends: frozenset[int], settings: Sampling
 ) -> Iterator[list[tuple[int, int]]]:
-    past = memory.make(model)
+    past = kv_cache.make(model)
     logits_RV = past.read([prompts[row] for row in rows])
     streams = [np.random.default_rng([settings.seed, row]) for row in rows] if settings.temperature else []
     seen_RV = _seen(logits_RV, [prompts[row] for row in rows]) if settings.repetition_penalty != 1 else None

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith.errors import UserError
-from tunesmith.files import as_user_error, cache, locked, sha256_bytes, sha256_json, staged_file, sweep_staging
+from tunesmith.core.errors import UserError
+from tunesmith.core.files import as_user_error, cache, locked, sha256_bytes, sha256_json, staged_file, sweep_staging
 from tunesmith.models.catalog import Base, Pooling
-from tunesmith.tokens import batches
+from tunesmith.tokens import batching
 from tunesmith.tokens.examples import TokenExamples
 
 if TYPE_CHECKING:
@@ -194,12 +194,12 @@ def _compute(
     import torch
     from safetensors.numpy import save_file
 
-    from tunesmith.models import load
+    from tunesmith.models import loading
 
-    model = load.encoder(base)
+    model = loading.encoder(base)
     place = placed(model, device)
     single, most = examples.sequences(), batch_tokens(place)
-    plan = batches.in_order(single.lengths_N[sequences], most // 4, most)[::-1]
+    plan = batching.in_order(single.lengths_N[sequences], most // 4, most)[::-1]
     done = 0
     number = len(list(folder.glob("segment-*.safetensors")))
     for start in range(0, len(plan), CHUNK_BATCHES):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tunesmith.models.catalog import Pooling
-from tunesmith.models.dropout import dropout
+from tunesmith.models.fast.dropout import dropout
 from tunesmith.models.features import pool
 
 

@@ -17,13 +17,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from tunesmith.errors import UserError
-from tunesmith.files import FULL, as_user_error, reserve
-from tunesmith.models import bert, llama
+from tunesmith.core.errors import UserError
+from tunesmith.core.files import FULL, as_user_error, reserve
+from tunesmith.models.fast import bert, llama
 from tunesmith.models.features import batch_tokens, cache_folder, placed
-from tunesmith.tokens import batches
+from tunesmith.tokens import batching
 from tunesmith.tokens.examples import Batch, Examples, TokenExamples
-from tunesmith.tokens.text import TextExamples
+from tunesmith.tokens.sequences import TextExamples
 
 LARGE_BYTES = 1e9
 """A cache of states from this size on is announced before it is written. A convention of ours."""
@@ -90,7 +90,7 @@ def cached(model: Any, examples: TokenExamples | TextExamples, progress: Callabl
     """Compute the states below `model.frozen_below` for every token, once.
 
     Args:
-        model: one that can start from states (see `models/bert.py`, `models/llama.py`); with another one the tokens come back as they are.
+        model: one that can start from states (see `models/fast/bert.py`, `models/fast/llama.py`); with another one the tokens come back as they are.
             They are computed on the device that its `caches_on` names (none: the CPU), where its weights fit there.
         examples: rows of tokens.
         progress: called with (rows done, rows).
@@ -108,7 +108,7 @@ def cached(model: Any, examples: TokenExamples | TextExamples, progress: Callabl
     states_TD = _room(len(examples.tokens.ids_T), model.config.hidden_size)
     done, single, place = 0, examples.sequences(), placed(model, getattr(model, "caches_on", "cpu"))
     most = batch_tokens(place)
-    for rows in batches.in_order(single.lengths_N, most // 4, most):
+    for rows in batching.in_order(single.lengths_N, most // 4, most):
         batch = single.batch(rows).to(place)
         mask_SL = batch.inputs["attention_mask"].bool()
         states_SLD = bert.below(model.bert, model.frozen_below, **batch.inputs)
@@ -186,7 +186,7 @@ def _cached_text(model: Any, examples: TextExamples, progress: Callable[[int, in
     model.eval()
     done, place = 0, placed(model, getattr(model, "caches_on", "cpu"))
     most = batch_tokens(place)
-    for rows in batches.in_order(examples.lengths_N, most // 4, most, packed=True):
+    for rows in batching.in_order(examples.lengths_N, most // 4, most, packed=True):
         inputs = examples.batch(rows).to(place).inputs
         states_TD[examples.places(rows)] = llama.below(model, inputs["ids"], inputs["lengths"].tolist()).cpu().numpy()
         done += len(rows)

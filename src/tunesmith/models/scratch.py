@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from tunesmith.files import sha256_json, write_bytes, write_json
-from tunesmith.settings import Settings
+from tunesmith.core.files import sha256_json, write_bytes, write_json
+from tunesmith.core.settings import Settings
 
 END, PAD, ROLES = "<|end|>", "<|pad|>", ("<|system|>", "<|user|>", "<|assistant|>")
 TEMPLATE = (

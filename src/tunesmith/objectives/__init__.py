@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import Field, TypeAdapter
 
-from tunesmith.errors import UserError, some
+from tunesmith.core.errors import UserError, some
 from tunesmith.objectives.classification import ClassificationSettings
 from tunesmith.objectives.pretraining import PretrainingSettings
 from tunesmith.objectives.sft import SftSettings
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from tunesmith.models.about import Writing
     from tunesmith.models.catalog import Base
-    from tunesmith.models.load import Head
+    from tunesmith.models.loading import Head
+    from tunesmith.models.metadata import Writing
     from tunesmith.tokens.examples import Batch, Examples
     from tunesmith.tokens.reader import Reader
 

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from tunesmith.settings import Settings
+from tunesmith.core.settings import Settings
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from tunesmith.models.catalog import Base
-    from tunesmith.models.load import Head
+    from tunesmith.models.loading import Head
     from tunesmith.objectives import Loss, Objective, Sums
     from tunesmith.tokens.examples import Batch, Examples, Targets
     from tunesmith.tokens.reader import Reader
@@ -72,8 +72,8 @@ class ClassificationSettings(Settings):
 
 def make(settings: ClassificationSettings, base: Base, data: Path) -> Objective:
     """The objective for prepared rows: label names and their counts are read from the folder `data`."""
+    from tunesmith.core.files import read_json
     from tunesmith.data import rows
-    from tunesmith.files import read_json
 
     names = read_json(data / "labels.json")
     train_labels = rows.label_lists(rows.read(data / "train.parquet")) if settings.class_weights == "balanced" else ()
@@ -113,7 +113,7 @@ class Classification:
 
     def head(self, dropout: float | None) -> Head:
         """One score a label."""
-        from tunesmith.models.load import Head
+        from tunesmith.models.loading import Head
 
         return Head(self.labels, self.multi_label, dropout)
 
@@ -182,7 +182,7 @@ class Classification:
             return found
         figures = {"loss": loss, "accuracy": sums["hits"] / max(sums["rows"], 1e-12)}
         present = {name.split()[1] for name in sums if name.startswith(("given ", "actual "))}
-        if present:  # as `evaluation/classification.py` counts: over labels that are true or given
+        if present:  # as `evaluation/classification/metrics.py` counts: over labels that are true or given
             f1 = [2 * sums.get(f"right {c}", 0.0) / (sums.get(f"given {c}", 0.0) + sums.get(f"actual {c}", 0.0)) for c in sorted(present)]
             figures["macro_f1"] = sum(f1) / len(f1)
         return figures
@@ -214,9 +214,9 @@ class Classification:
 
     def reference(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """`scores` by transformers' own forward."""
-        from tunesmith.models import load
+        from tunesmith.models import loading
 
-        with load.plain(model):
+        with loading.plain(model):
             return self.logits(model, batch)
 
     def probabilities(self, logits_BC: torch.Tensor) -> torch.Tensor:
@@ -275,7 +275,7 @@ class Classification:
 
 
 def _logits(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    from tunesmith.models.linear import at_least_fp32
+    from tunesmith.models.fast.fused_linear import at_least_fp32
 
     output: Any = model(**inputs)
     return at_least_fp32(output.logits)
@@ -285,10 +285,10 @@ def _in_parts(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor
     """logits_SC of sequences, as many at once as `WINDOW_TOKENS` allows."""
     import torch
 
-    from tunesmith.tokens import batches
+    from tunesmith.tokens import batching
 
     sequences, length = inputs["attention_mask"].shape
-    size = max(1, batches.WINDOW_TOKENS // length)
+    size = max(1, batching.WINDOW_TOKENS // length)
     if sequences <= size:
         return _logits(model, inputs)
     parts = []

@@ -15,21 +15,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tunesmith.errors import UserError
-from tunesmith.models import llama
-from tunesmith.models.linear import at_least_fp32
-from tunesmith.models.load import Head
+from tunesmith.core.errors import UserError
+from tunesmith.models.fast import llama
+from tunesmith.models.fast.fused_linear import at_least_fp32
+from tunesmith.models.loading import Head
 from tunesmith.objectives import Loss, Sums
-from tunesmith.tokens.text import NOT_LEARNT
+from tunesmith.tokens.sequences import NOT_LEARNT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tunesmith.models.about import Writing
+    from tunesmith.models.metadata import Writing
     from tunesmith.tokens.examples import Batch
     from tunesmith.tokens.reader import Reader
-    from tunesmith.tokens.text import TextExamples
+    from tunesmith.tokens.sequences import TextExamples
 
 CHUNK_NUMBERS = 16_000_000
 """Logits held at once: 64 MB of fp32."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from tunesmith.settings import Settings
+from tunesmith.core.settings import Settings
 
 if TYPE_CHECKING:
     from tunesmith.models.catalog import Base
@@ -32,18 +32,17 @@ def make(settings: PretrainingSettings, base: Base, data: Path) -> Objective:
     """The objective for a base; `data` is the folder of prepared rows."""
     from tunesmith.data import rows
     from tunesmith.models import catalog
-    from tunesmith.models.about import Writing
+    from tunesmith.models.metadata import Writing
     from tunesmith.objectives.next_token import NextToken
-    from tunesmith.tokens import chat as chats
-    from tunesmith.tokens import text, tokenizer
+    from tunesmith.tokens import chat_template, sequences, tokenization
     from tunesmith.tokens.reader import Reader
 
     catalog.require_causal(base)
-    as_it_is = chats.load(base.folder, "none")
-    ends = text.end_of(tokenizer.load(base.folder), base.config, as_it_is)
+    as_it_is = chat_template.load(base.folder, "none")
+    ends = sequences.end_of(tokenization.load(base.folder), base.config, as_it_is)
 
-    def examples(path: Path, reader: Reader) -> text.TextExamples:
+    def examples(path: Path, reader: Reader) -> sequences.TextExamples:
         texts = (batch.column("text").to_pylist() for batch in rows.batches(path, ["text"]))
-        return text.TextExamples(text.documents(reader.tokenizer, texts, ends[0], reader.limit), reader.scratch, text.Losses())
+        return sequences.TextExamples(sequences.documents(reader.tokenizer, texts, ends[0], reader.limit), reader.scratch, sequences.Losses())
 
     return NextToken(settings.label_smoothing, examples, Writing("", dict(as_it_is.tokens), ends))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from tunesmith.settings import Settings
-from tunesmith.tokens.chat import Template
+from tunesmith.core.settings import Settings
+from tunesmith.tokens.chat_template import Template
 
 if TYPE_CHECKING:
     from tunesmith.models.catalog import Base
@@ -40,21 +40,21 @@ def make(settings: SftSettings, base: Base, data: Path) -> Objective:
     """The objective for a base; `data` is the folder of prepared rows."""
     from tunesmith.data import rows
     from tunesmith.models import catalog
-    from tunesmith.models.about import Writing
+    from tunesmith.models.metadata import Writing
     from tunesmith.objectives.next_token import NextToken
-    from tunesmith.tokens import answers, text, tokenizer
-    from tunesmith.tokens import chat as chats
+    from tunesmith.tokens import chat_template, sequences, tokenization
+    from tunesmith.tokens.dialogues import answers
     from tunesmith.tokens.reader import Reader
 
     catalog.require_causal(base)
-    chat = chats.load(base.folder, settings.template)
-    ends = text.end_of(tokenizer.load(base.folder), base.config, chat)
+    chat = chat_template.load(base.folder, settings.template)
+    ends = sequences.end_of(tokenization.load(base.folder), base.config, chat)
 
-    def examples(path: Path, reader: Reader) -> text.TextExamples:
-        losses = text.Losses()
+    def examples(path: Path, reader: Reader) -> sequences.TextExamples:
+        losses = sequences.Losses()
         count = rows.count(path)
-        pieces = answers.answers(reader.tokenizer, chat, dialogues(path), ends, reader.limit, reader.truncation, settings.learn, losses, count)
-        return text.TextExamples(pieces, reader.scratch, losses)
+        pieces = answers(reader.tokenizer, chat, dialogues(path), ends, reader.limit, reader.truncation, settings.learn, losses, count)
+        return sequences.TextExamples(pieces, reader.scratch, losses)
 
     return NextToken(settings.label_smoothing, examples, Writing(chat.template, dict(chat.tokens), ends))
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunesmith.core.sections import Bars
 from tunesmith.report import svg
-from tunesmith.sections import Bars
 
 MOST_TALL = 20
 """More bars than this are drawn thinner."""

@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunesmith.core.sections import Table
 from tunesmith.report.svg import text_width
-from tunesmith.sections import Table
 
 EMPTY = "–"
 """Shown for None, for values that are not numbers and for empty texts."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tunesmith.core.sections import Bars, Heatmap, Lines
 from tunesmith.report import bars, heatmap, lines, svg
-from tunesmith.sections import Bars, Heatmap, Lines
 
 WIDE, NARROW = 860.0, 390.0
 """Widths of the two drawings, the page's column and about a phone's or half the column, so that their text keeps its size."""

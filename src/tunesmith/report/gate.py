@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.errors import UserError, nearest, some
+from tunesmith.core.errors import UserError, nearest, some
 
 
 @dataclass(frozen=True)

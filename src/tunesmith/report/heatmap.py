@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunesmith.core.sections import Heatmap
 from tunesmith.report import svg
-from tunesmith.sections import Heatmap
 
 MOST_WITH_NUMBERS = 15
 """Wider grids show their numbers on hovering only."""

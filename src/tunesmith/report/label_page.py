@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from tunesmith.data.labels import Suspect, shortened
-from tunesmith.errors import counted
+from tunesmith.core.errors import counted
+from tunesmith.core.sections import Block, Figures, Sample, Samples, Section, Table, Verdict, Words
+from tunesmith.data.review.label_errors import Suspect, shortened
 from tunesmith.report.page import render
-from tunesmith.sections import Block, Figures, Sample, Samples, Section, Table, Verdict, Words
 
 MOST_SHOWN = 100
 """Rows on the page, about an hour's reading; all of them are in the file. A convention of ours."""

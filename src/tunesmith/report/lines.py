@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunesmith.core.sections import Lines, Series
 from tunesmith.report import svg
-from tunesmith.sections import Lines, Series
 
 MOST_POINTS = 500
 """Points drawn of one line: more are closer together than a screen's pixels."""

@@ -11,9 +11,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
+from tunesmith.core.sections import Block, Figures, Lines, Quotes, Samples, Section, Table, Verdict, Words
 from tunesmith.report.cells import grid
 from tunesmith.report.charts import chart
-from tunesmith.sections import Block, Figures, Lines, Quotes, Samples, Section, Table, Verdict, Words
 
 MOST_QUOTES = 6
 """Quotes shown at once; the rest of a longer list is folded."""

@@ -9,10 +9,11 @@ from pathlib import PurePath
 from typing import Any
 
 from tunesmith import evaluation
-from tunesmith.data import bias, card_section, diversity
-from tunesmith.evaluation import findings, text_findings
+from tunesmith.core.sections import Block, Section, Table, Verdict, Words
+from tunesmith.data.review import bias, card_section, coverage
+from tunesmith.evaluation.classification import findings
+from tunesmith.evaluation.generation import findings as text_findings
 from tunesmith.report.card import Card
-from tunesmith.sections import Block, Section, Table, Verdict, Words
 from tunesmith.tokens import lengths
 from tunesmith.training import diagnosis, penalties
 
@@ -127,7 +128,7 @@ def _learned(recipe: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str
 def _inspected(seen: Mapping[str, Any]) -> list[Section]:
     """What was seen in the data: bias, coverage, probable label errors."""
     texts, tests = ({int(at): text for at, text in seen[name].items()} for name in ("texts", "tests"))
-    out = [bias.section(seen["bias"]), diversity.section(seen["lexical"], seen["unseen"], seen["regions"], texts, tests)]
+    out = [bias.section(seen["bias"]), coverage.section(seen["lexical"], seen["unseen"], seen["regions"], texts, tests)]
     if found := seen.get("suspects"):
         share = f"{found['rows']:,} of {found['judged']:,} training labels ({found['rows'] / max(1, found['judged']):.1%}) are probably wrong."
         place = "The page of the worst is data/label_errors.html; correct data/label_errors.csv and name it in data.corrections."

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith.data.dialogues import message_of
-from tunesmith.data.layouts import MESSAGES_NAMES
-from tunesmith.data.sources import Records
-from tunesmith.errors import UserError, nearest, some
+from tunesmith.core.errors import UserError, nearest, some
+from tunesmith.data.kinds.dialogue import message_of
+from tunesmith.data.kinds.layout import MESSAGES_NAMES
+from tunesmith.data.readers.formats import Records
 from tunesmith.serving.generation import Answer
-from tunesmith.tokens.chat import Message
+from tunesmith.tokens.chat_template import Message
 
 ADDED = ("answer", "ended")
 PROMPT_NAMES = ("prompt", "question", "instruction", "text")

@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
 from tunesmith.models.decode import Sampling
 from tunesmith.serving import generation
 from tunesmith.serving.generation import Writer
 from tunesmith.serving.predicting import check_device
-from tunesmith.tokens.chat import Message
+from tunesmith.tokens.chat_template import Message
 
 RESET, QUIT = "/reset", "/quit"
 ASK = "> "

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith import methods
-from tunesmith.errors import UserError
-from tunesmith.evaluation import cuts
-from tunesmith.files import read_json
+from tunesmith.core.errors import UserError
+from tunesmith.core.files import read_json
+from tunesmith.evaluation.classification import cuts
 from tunesmith.methods import Saved
-from tunesmith.models import about as abouts
-from tunesmith.models.load import Head
-from tunesmith.tokens import batches, encode, tokenizer
+from tunesmith.models import metadata
+from tunesmith.models.loading import Head
+from tunesmith.tokens import batching, encode, tokenization
 from tunesmith.tokens.examples import Targets, TokenExamples
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Prediction:
 class Classifier:
     """A trained classifier, loaded from a run's `model/`."""
 
-    def __init__(self, about: abouts.About, model: nn.Module, reader: tokenizer.Tokenizer, calibration: dict[str, Any], device: str) -> None:
+    def __init__(self, about: metadata.About, model: nn.Module, reader: tokenization.Tokenizer, calibration: dict[str, Any], device: str) -> None:
         self.about, self._model, self._reader, self._device = about, model, reader, device
         self.temperature = float(calibration["temperature"])
         self.abstention: dict[str, Any] | None = calibration["abstention"]
@@ -89,7 +89,7 @@ class Classifier:
         place = torch.device(self._device)
         most = BATCH_TOKENS if place.type == "cpu" else BATCH_TOKENS_DEVICE
         with torch.inference_mode():
-            for some in batches.in_order(examples.lengths_N, BATCH_ROWS, most):
+            for some in batching.in_order(examples.lengths_N, BATCH_ROWS, most):
                 batch = examples.batch(some).to(place)
                 out_QC[some] = self._model(**batch.inputs).logits.float().cpu().numpy()
                 done += len(some)
@@ -146,13 +146,13 @@ def load(folder: Path, device: str = "cpu") -> Classifier:
     Raises:
         UserError: no model there, a language model, or its base is gone or changed.
     """
-    about = abouts.read(folder)
+    about = metadata.read(folder)
     if about.writing is not None:
         raise UserError(f"this model writes texts ({about.objective}), it gives no labels", str(folder), "use tunesmith predict or tunesmith chat")
     head = Head(about.labels, about.multi_label)
-    model = methods.get(about.method).load(Saved(folder, head, lambda: abouts.base_of(about)))
+    model = methods.get(about.method).load(Saved(folder, head, lambda: metadata.base_of(about)))
     model.to(device)
-    source = folder if (folder / "tokenizer.json").exists() else abouts.base_of(about).folder
-    calibrated = folder / abouts.CALIBRATION
+    source = folder if (folder / "tokenizer.json").exists() else metadata.base_of(about).folder
+    calibrated = folder / metadata.CALIBRATION
     calibration = read_json(calibrated) if calibrated.exists() else {"temperature": 1.0, "abstention": None}
-    return Classifier(about, model, tokenizer.load(source, about.prefix, about.pad_id), calibration, device)
+    return Classifier(about, model, tokenization.load(source, about.prefix, about.pad_id), calibration, device)

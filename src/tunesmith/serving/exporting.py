@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tunesmith import methods
-from tunesmith.errors import UserError
-from tunesmith.files import staged_folder
+from tunesmith.core.errors import UserError
+from tunesmith.core.files import staged_folder
 from tunesmith.methods import Saved
-from tunesmith.models import about as abouts
-from tunesmith.models import load as models
-from tunesmith.models.load import Head
-from tunesmith.tokens import tokenizer
+from tunesmith.models import loading, metadata
+from tunesmith.models.loading import Head
+from tunesmith.tokens import tokenization
 
 if TYPE_CHECKING:
     import torch
 
-    from tunesmith.models.about import About, Writing
+    from tunesmith.models.metadata import About, Writing
 
 FORMS = ("merged",)
 MOST_APART = 1e-4
@@ -59,22 +58,22 @@ def merged(run: Path, output: Path) -> Exported:
     Raises:
         UserError: no model there, `output` is there already, the method has no plain form, or the logits differ by more than `MOST_APART`.
     """
-    about = abouts.read(run / "model")
+    about = metadata.read(run / "model")
     if output.exists():
         raise UserError("there is something here already", str(output), "give another --output, or delete it first")
     head = Head(about.labels or None, about.multi_label) if about.writing is None else Head(None)
-    saved = Saved(run / "model", head, lambda: abouts.base_of(about))
+    saved = Saved(run / "model", head, lambda: metadata.base_of(about))
     model: Any = methods.get(about.method).load(saved)
     if not _plain(model):
         what = f"method `{about.method}` has no plain Hugging Face form: what it learnt stands beside the base's own weights"
         raise UserError(what, str(run), "share the run's model/ with the base's name, or train with a method whose weights merge")
-    source = run / "model" if (run / "model" / "tokenizer.json").exists() else abouts.base_of(about).folder
+    source = run / "model" if (run / "model" / "tokenizer.json").exists() else metadata.base_of(about).folder
     with staged_folder(output) as staging:
         if about.writing is not None:
             _end(model, about.writing)
-        with models.quiet():
+        with loading.quiet():
             model.save_pretrained(staging)
-        for name in models.TOKENIZER_FILES:
+        for name in loading.TOKENIZER_FILES:
             if (source / name).exists():
                 shutil.copyfile(source / name, staging / name)
         if about.writing is not None and about.writing.template:
@@ -112,9 +111,9 @@ def _apart(folder: Path, about: About, saved: Saved) -> float:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     auto: Any = AutoModelForCausalLM if about.writing is not None else AutoModelForSequenceClassification
-    reader = tokenizer.load(folder)
+    reader = tokenization.load(folder)
     rows = [list(reader.prefix + tuple(reader.library.encode(text, add_special_tokens=False).ids) + reader.suffix)[: about.max_tokens] for text in TEXTS]
-    with models.quiet(), torch.inference_mode():
+    with loading.quiet(), torch.inference_mode():
         theirs: Any = auto.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32).eval()
         given = [_logits(theirs, row) for row in rows]
         del theirs
@@ -125,10 +124,10 @@ def _apart(folder: Path, about: About, saved: Saved) -> float:
 def _unmerged(saved: Saved) -> Any:
     """The run's model with adapters beside the base's weights where it has such, else as it is loaded."""
     if not (saved.folder / "adapter_config.json").exists():
-        return models.saved(saved.folder, saved.head)
+        return loading.saved(saved.folder, saved.head)
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(models.adapted(saved.base(), saved.head), saved.folder, is_trainable=False, local_files_only=True)
+    model = PeftModel.from_pretrained(loading.adapted(saved.base(), saved.head), saved.folder, is_trainable=False, local_files_only=True)
     return model.eval()
 
 

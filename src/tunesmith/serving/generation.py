@@ -1,6 +1,6 @@
 """A saved language model that answers: the same writer evaluates, predicts, chats and (later) serves, so what is measured is what ships.
 
-A prompt is written exactly as in training (`tokens/chat.py`), and what no longer fits the base's limit is left out from its beginning:
+A prompt is written exactly as in training (`tokens/chat_template.py`), and what no longer fits the base's limit is left out from its beginning:
 the oldest turns first, never the system message.
 """
 
@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import methods
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
 from tunesmith.methods import Saved
-from tunesmith.models import about as abouts
-from tunesmith.models import decode, llama
+from tunesmith.models import decode, metadata
 from tunesmith.models.decode import Sampling
-from tunesmith.models.load import Head
-from tunesmith.tokens import tokenizer
-from tunesmith.tokens.chat import Chat, Message
+from tunesmith.models.fast import llama
+from tunesmith.models.loading import Head
+from tunesmith.tokens import tokenization
+from tunesmith.tokens.chat_template import Chat, Message
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tunesmith.models.about import About, Writing
     from tunesmith.models.catalog import Base
+    from tunesmith.models.metadata import About, Writing
 
 CONTEXT_TOKENS = 8
 """Tokens of the prompt beside which an answer's are decoded: how a token is written (with a space or without) depends on those before it."""
@@ -60,7 +60,7 @@ class Writer:
     Attributes: about (its facts; `about.writing` is there), model (in eval mode), limit (most tokens of a prompt and its answer together).
     """
 
-    def __init__(self, about: About, model: nn.Module, reader: tokenizer.Tokenizer) -> None:
+    def __init__(self, about: About, model: nn.Module, reader: tokenization.Tokenizer) -> None:
         assert about.writing is not None
         self.about, self.model, self._reader = about, model, reader
         config: Any = model.config
@@ -199,13 +199,13 @@ def load(folder: Path, device: str = "cpu") -> Writer:
     Raises:
         UserError: no model there, a classifier, or its base is gone or changed.
     """
-    about = abouts.read(folder)
+    about = metadata.read(folder)
     if about.writing is None:
         raise UserError(f"this model gives labels ({about.objective}), it writes no texts", str(folder), "use tunesmith predict")
-    model = methods.get(about.method).load(Saved(folder, Head(None), lambda: abouts.base_of(about)))
+    model = methods.get(about.method).load(Saved(folder, Head(None), lambda: metadata.base_of(about)))
     model.to(device)
-    source = folder if (folder / "tokenizer.json").exists() else abouts.base_of(about).folder
-    return Writer(about, model, tokenizer.load(source))
+    source = folder if (folder / "tokenizer.json").exists() else metadata.base_of(about).folder
+    return Writer(about, model, tokenization.load(source))
 
 
 def of_base(base: Base, writing: Writing, limit: int, device: str = "cpu") -> Writer:
@@ -220,10 +220,10 @@ def of_base(base: Base, writing: Writing, limit: int, device: str = "cpu") -> Wr
     Raises:
         UserError: transformers cannot load it as a language model.
     """
-    from tunesmith.models import load as models
+    from tunesmith.models import loading
 
-    model = models.language_model(base)
+    model = loading.language_model(base)
     model.eval()
     model.to(device)
-    about = abouts.About("", "", base.name, base.sha256, [], False, limit, "head", writing)
-    return Writer(about, model, tokenizer.load(base.folder))
+    about = metadata.About("", "", base.name, base.sha256, [], False, limit, "head", writing)
+    return Writer(about, model, tokenization.load(base.folder))

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import UserError, nearest, some
-from tunesmith.files import read_json, write_bytes
-from tunesmith.models import about as abouts
+from tunesmith.core.errors import UserError, nearest, some
+from tunesmith.core.files import read_json, write_bytes
+from tunesmith.models import metadata
 from tunesmith.models.decode import Sampling
 from tunesmith.serving import answering, engine, generation
 from tunesmith.serving.answering import check_text
-from tunesmith.tokens.chat import Message
+from tunesmith.tokens.chat_template import Message
 
 Progress = Callable[[int, int], None]
 ADDED = ("predicted", "probability", "sure")
@@ -74,17 +74,17 @@ def predict_file(
     Raises:
         UserError: unreadable rows, a missing text column, columns that would be overwritten, or what `predict_texts` raises.
     """
-    from tunesmith.data import sources
+    from tunesmith.data.readers import formats
 
     check_device(device)
-    records = sources.read(input)
+    records = formats.read(input)
     if records.bad:
         raise records.bad[0].error()
     settings = read_json_recipe(run)
     if _writes(run, sampling):
         written = _answers(run, answering.asked(records, settings, column), device, sampling, progress)
         table = [{**record, "answer": one.text, "ended": one.ended} for (_, record), one in zip(records.records, written, strict=True)]
-        _out(_written(table, [*records.columns, *answering.ADDED], sources.ending(input)[0], records.delimiter), output)
+        _out(_written(table, [*records.columns, *answering.ADDED], formats.ending(input)[0], records.delimiter), output)
         return
     column = column or settings.get("text") or next((name for name in records.columns if name.lower() == "text"), None)
     if column is None or column not in records.columns:
@@ -104,7 +104,7 @@ def predict_file(
     pairs = [record.get(pair) for _, record in records.records] if pair else None
     columns = _labelled(run, device, texts, pairs)
     table = [{**record, **one} for (_, record), one in zip(records.records, columns, strict=True)]
-    _out(_written(table, [*records.columns, *columns[0]], sources.ending(input)[0], records.delimiter), output)
+    _out(_written(table, [*records.columns, *columns[0]], formats.ending(input)[0], records.delimiter), output)
 
 
 def _labelled(run: Path, device: str, texts: Sequence[str], pairs: Sequence[str | None] | None) -> list[dict[str, Any]]:
@@ -119,7 +119,7 @@ def _labelled(run: Path, device: str, texts: Sequence[str], pairs: Sequence[str 
 
 def _writes(run: Path, sampling: dict[str, Any]) -> bool:
     """Whether the run's model writes texts; a UserError where sampling is asked of one that does not."""
-    writes = abouts.read(run / "model").writing is not None
+    writes = metadata.read(run / "model").writing is not None
     if sampling and not writes:
         option = "--" + next(iter(sampling)).replace("_", "-")
         raise UserError(f"`{option}` is for models that write texts; this one gives labels", "command line", f"leave {option} out")
@@ -145,14 +145,14 @@ def check_device(device: str) -> None:
     """Raise a UserError where a device is not there."""
     if device == "cpu":
         return
-    from tunesmith.training import device as devices
+    from tunesmith.training import hardware
 
-    devices.check(device, f"`--device={device}`", "command line")
+    hardware.check(device, f"`--device={device}`", "command line")
 
 
 def read_json_recipe(run: Path) -> dict[str, Any]:
     """The data settings a run was made with."""
-    from tunesmith.settings import read_yaml
+    from tunesmith.core.settings import read_yaml
 
     data: dict[str, Any] = read_yaml(run / "recipe.yaml").get("data", {})
     card = run / "data" / "card.json"

@@ -12,17 +12,18 @@ import numpy as np
 
 from tunesmith import methods, starters
 from tunesmith import recipe as recipes
-from tunesmith.data import parts, rows
-from tunesmith.data.ledger import SIDES
-from tunesmith.data.sources import ending
-from tunesmith.files import cache, read_json
+from tunesmith.core.files import cache, read_json
+from tunesmith.data import rows
+from tunesmith.data.preparation import inputs
+from tunesmith.data.readers.formats import ending
+from tunesmith.data.row_index import SIDES
 from tunesmith.models import catalog
 from tunesmith.models.catalog import Base
 from tunesmith.recipe import Recipe
 from tunesmith.runs import Run
 
 if TYPE_CHECKING:
-    from tunesmith.models.about import About
+    from tunesmith.models.metadata import About
     from tunesmith.tokens.examples import TokenExamples
     from tunesmith.tokens.reader import Reader
 
@@ -78,7 +79,7 @@ def content(recipe: Recipe) -> dict[str, Any]:
     values = recipes.dump(recipe)
     del values["name"]
     for side in SIDES:
-        if named := parts.sources_of(recipe.data, side):
+        if named := inputs.sources_of(recipe.data, side):
             values["data"][side] = [f"file{ending(Path(one.source))[0]}, weight {one.weight:g}" for one in named]
     if recipe.data.corrections is not None:
         values["data"]["corrections"] = "file"
@@ -93,20 +94,20 @@ def content(recipe: Recipe) -> dict[str, Any]:
 
 def reader(base: Base, recipe: Recipe) -> Reader:
     """How the base reads texts under this recipe."""
-    from tunesmith.tokens import tokenizer
+    from tunesmith.tokens import tokenization
     from tunesmith.tokens.reader import Reader
 
     # A prefix takes places of the base's limit.
     limit = min(recipe.model.max_tokens or base.max_tokens, base.max_tokens - methods.places(recipe.method))
-    return Reader(tokenizer.load(base.folder, recipe.model.prefix), limit, recipe.model.truncation, cache())
+    return Reader(tokenization.load(base.folder, recipe.model.prefix), limit, recipe.model.truncation, cache())
 
 
 def device_of(context: Context) -> str:
     """The device of the run's training, if it is here; else the CPU."""
-    from tunesmith.training import device
+    from tunesmith.training import hardware
 
     wanted = str((context.run.state.get("machine") or {}).get("device", "cpu"))
-    return wanted if wanted == "cpu" or device.is_here(wanted) else "cpu"
+    return wanted if wanted == "cpu" or hardware.is_here(wanted) else "cpu"
 
 
 def embedder(base: Base, recipe: Recipe, progress: Callable[[int, int], None] = lambda done, of: None) -> Callable[[Sequence[str]], Any]:

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from tunesmith import recipe as recipes
+from tunesmith.core.errors import UserError, counted, some
+from tunesmith.core.files import write_json
 from tunesmith.data import rows, texts
 from tunesmith.data.texts import even
-from tunesmith.errors import UserError, counted, some
-from tunesmith.files import write_json
-from tunesmith.models import about as abouts
-from tunesmith.models import catalog
+from tunesmith.models import catalog, metadata
 from tunesmith.runs import Run
 from tunesmith.stages import Context, evaluate_text, label_array, plain
 
@@ -34,7 +33,7 @@ def against(run: Run, other: Run, seed: int = 0, resamples: int = 2000) -> dict[
     """
     if run.folder.resolve() == other.folder.resolve():
         raise UserError("a run cannot be compared with itself", str(run.folder), "name another run with --against")
-    found = {one.folder: abouts.read(one.folder / "model") for one in (run, other)}
+    found = {one.folder: metadata.read(one.folder / "model") for one in (run, other)}
     split = next((side for side in ("test", "valid") if (run.folder / "data" / f"{side}.parquet").exists()), None)
     if split is None:
         raise UserError("it has no test and no validation rows to compare on", str(run.folder), "set data.test")
@@ -50,10 +49,10 @@ def against(run: Run, other: Run, seed: int = 0, resamples: int = 2000) -> dict[
 
 def _labels(run: Run, other: Run, split: str, seed: int, resamples: int) -> dict[str, Any]:
     """Two classifiers."""
-    from tunesmith.evaluation import measure
+    from tunesmith.evaluation.classification import measure
     from tunesmith.serving import engine
 
-    about, beside = (abouts.read(one.folder / "model") for one in (run, other))
+    about, beside = (metadata.read(one.folder / "model") for one in (run, other))
     if set(about.labels) != set(beside.labels) or about.multi_label != beside.multi_label:
         unlike = sorted(set(about.labels) ^ set(beside.labels))
         what = f"the labels of `{run.name}` and `{other.name}` are not the same ({some(unlike, 5)})"
@@ -84,7 +83,7 @@ def _labels(run: Run, other: Run, split: str, seed: int, resamples: int) -> dict
 
 def _texts(run: Run, other: Run, split: str, seed: int, resamples: int) -> dict[str, Any]:
     """Two models that write: as many rows, and answers as long, as the first run's recipe measures."""
-    from tunesmith.evaluation import measure_text
+    from tunesmith.evaluation.generation import measure
 
     contexts = {name: _context(one, run) for name, one in (("tuned", run), (_name(other), other))}
     documents = [one.recipe.data.rows == "document" for one in contexts.values()]
@@ -96,7 +95,7 @@ def _texts(run: Run, other: Run, split: str, seed: int, resamples: int) -> dict[
     prompts, references = evaluate_text.asked(table)
     tasks = {name: "evaluate" if name == "tuned" else f"evaluate {other.name}" for name in contexts}
     models = {name: evaluate_text.answers(one, table, settings.max_new_tokens, tasks[name]) for name, one in contexts.items()}
-    result = measure_text.measure_text(
+    result = measure.measure_text(
         models,
         references,
         evaluate_text.shown(prompts),
@@ -111,7 +110,7 @@ def _texts(run: Run, other: Run, split: str, seed: int, resamples: int) -> dict[
 
 def _name(other: Run) -> str:
     """The other run's name among the models, where some names say what they are."""
-    from tunesmith.evaluation.findings import CALLED
+    from tunesmith.evaluation.classification.findings import CALLED
 
     return f"run {other.name}" if other.name in CALLED else other.name
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tunesmith.core.files import sha256_json, staged_folder, write_json
 from tunesmith.data import rows
-from tunesmith.files import sha256_json, staged_folder, write_json
-from tunesmith.models import about as abouts
+from tunesmith.models import metadata
 from tunesmith.runs import Run
 from tunesmith.stages import FORMAT, GENERAL, Context, content, device_of, evaluate_text, label_array, plain, unlabelled
 
@@ -32,8 +32,8 @@ def stage(context: Context, kin: list[Run]) -> None:
 
 
 def _work(context: Context) -> None:
-    from tunesmith.evaluation import baselines, cuts, measure
-    from tunesmith.evaluation.calibration import Abstention
+    from tunesmith.evaluation.classification import baselines, cuts, measure
+    from tunesmith.evaluation.classification.calibration import Abstention
     from tunesmith.serving import engine
 
     run, recipe = context.run, context.recipe
@@ -43,7 +43,7 @@ def _work(context: Context) -> None:
         return
     if split == "valid":
         run.emit({"kind": "warning", "text": "no test rows: measured on the validation rows that also chose the step, so the figures flatter"})
-    if abouts.read(run.folder / "model").writing is not None:
+    if metadata.read(run.folder / "model").writing is not None:
         evaluate_text.measure(context, split)
         return
     tables = context.tables()
@@ -101,14 +101,14 @@ def _work(context: Context) -> None:
 
 def _seeds(context: Context, table: Any, labels: Any) -> dict[str, Any]:
     """Every seed's model on the same rows: mean and standard deviation of each figure."""
-    from tunesmith.evaluation import classification
+    from tunesmith.evaluation.classification import metrics
     from tunesmith.serving import engine
 
     figures = []
     for folder in sorted((context.run.folder / "seeds").glob("seed-*")):
         classifier = engine.load(folder, device_of(context))
         probabilities_NC = engine.to_probabilities(_logits(context, classifier, table) / classifier.temperature, classifier.about.multi_label)
-        figures.append(classification.scores(labels, probabilities_NC, classifier.cuts))
+        figures.append(metrics.scores(labels, probabilities_NC, classifier.cuts))
     spread = {name: {"mean": mean(f[name] for f in figures), "spread": stdev(f[name] for f in figures)} for name in figures[0]}
     return {"count": len(figures), **spread}
 

@@ -12,28 +12,28 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith import objectives, starters
+from tunesmith.core.errors import UserError, some
+from tunesmith.core.files import staged_folder, write_json
 from tunesmith.data import rows
-from tunesmith.data.streams import Stream
-from tunesmith.data.validate import TEXT_NAMES
-from tunesmith.errors import UserError, some
-from tunesmith.files import staged_folder, write_json
-from tunesmith.models import about as abouts
+from tunesmith.data.readers.stream import Stream
+from tunesmith.data.settings import TEXT_NAMES
+from tunesmith.models import metadata
 from tunesmith.recipe import Recipe
 from tunesmith.stages import Context, device_of, plain, reader
-from tunesmith.tokens import batches
+from tunesmith.tokens import batching
 
 if TYPE_CHECKING:
-    from tunesmith.evaluation.measure_text import Answers
+    from tunesmith.evaluation.generation.measure import Answers
     from tunesmith.serving.generation import Writer
-    from tunesmith.tokens.text import TextExamples
+    from tunesmith.tokens.sequences import TextExamples
 
 BATCH_ROWS, BATCH_TOKENS = 64, 4096
 
 
 def measure(context: Context, split: str) -> None:
     """Measure the saved model on a side's rows -> evaluation.json and data/reference/."""
-    from tunesmith.evaluation import measure_text
-    from tunesmith.evaluation.measure_text import Answers
+    from tunesmith.evaluation.generation import measure
+    from tunesmith.evaluation.generation.measure import Answers
 
     run, recipe = context.run, context.recipe
     settings = recipe.evaluate
@@ -51,7 +51,7 @@ def measure(context: Context, split: str) -> None:
             nll_N, tokens_N = losses(writer.model, beside, int(beside.rows_N.max()) + 1)
             lost[name] = Answers(nll=nll_N, tokens=tokens_N)
         del writer
-    result = measure_text.measure_text(
+    result = measure.measure_text(
         models,
         references,
         shown(prompts),
@@ -63,7 +63,7 @@ def measure(context: Context, split: str) -> None:
     )
     if general:
         source = general if general.startswith(starters.PREFIX) else Path(general).name
-        result = measure_text.with_forgetting(result, lost, source, split=split, seed=settings.seed, resamples=settings.resamples)
+        result = measure.with_forgetting(result, lost, source, split=split, seed=settings.seed, resamples=settings.resamples)
     write_json(run.folder / "evaluation.json", plain(result))
     _reference(context, models["tuned"], references)
 
@@ -134,7 +134,7 @@ def _writers(context: Context) -> dict[str, Callable[[], Writer]]:
 
     base, loaders = context.base, {"tuned": lambda: _tuned(context)}
     if "base" in context.recipe.evaluate.against and any(base.folder.glob("*.safetensors")):
-        about = abouts.read(context.run.folder / "model")
+        about = metadata.read(context.run.folder / "model")
         assert about.writing is not None
         writing = about.writing
         loaders["base"] = lambda: generation.of_base(base, writing, about.max_tokens, device_of(context))
@@ -181,7 +181,7 @@ def _examples(context: Context, table: Any) -> TextExamples:
 
 
 def _answers(context: Context, writer: Writer, examples: TextExamples, table: Any, max_new_tokens: int, task: str) -> Answers:
-    from tunesmith.evaluation.measure_text import Answers
+    from tunesmith.evaluation.generation.measure import Answers
     from tunesmith.models.decode import Sampling
 
     nll_N, tokens_N = losses(writer.model, examples, table.num_rows)
@@ -201,7 +201,7 @@ def losses(model: Any, examples: TextExamples, count: int) -> tuple[npt.NDArray[
     nll_N, tokens_N, rows_N = np.zeros(count), np.zeros(count, np.int64), examples.rows_N
     device = next(model.parameters()).device
     with torch.inference_mode():
-        for some in batches.in_order(examples.lengths_N, BATCH_ROWS, BATCH_TOKENS, packed=True):
+        for some in batching.in_order(examples.lengths_N, BATCH_ROWS, BATCH_TOKENS, packed=True):
             losses_R, tokens_R = next_token.row_losses(model, examples.batch(some).to(device))
             np.add.at(nll_N, rows_N[some], losses_R.double().cpu().numpy())
             np.add.at(tokens_N, rows_N[some], tokens_R.cpu().numpy())
@@ -210,14 +210,14 @@ def losses(model: Any, examples: TextExamples, count: int) -> tuple[npt.NDArray[
 
 def _general(context: Context, source: str) -> TextExamples:
     """A text that has nothing to do with the training rows, as tokens."""
-    from tunesmith.tokens import text
+    from tunesmith.tokens import sequences
 
     path, count = general_file(context.recipe), context.recipe.evaluate.general_rows
     texts = starters.held_out(source, count) if path is None else documents(path, count)
     read = reader(context.base, context.recipe)
-    writing = abouts.read(context.run.folder / "model").writing
+    writing = metadata.read(context.run.folder / "model").writing
     assert writing is not None
-    return text.TextExamples(text.documents(read.tokenizer, iter([texts]), writing.ends[0], read.limit), read.scratch, text.Losses())
+    return sequences.TextExamples(sequences.documents(read.tokenizer, iter([texts]), writing.ends[0], read.limit), read.scratch, sequences.Losses())
 
 
 def _reference(context: Context, tuned: Answers, references: list[str] | None) -> None:

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from tunesmith.data import bias, datasheet, diversity, identity_terms, labels, rows
-from tunesmith.data.validate import InspectSettings
-from tunesmith.files import read_json, sha256_json, write_bytes, write_json
+from tunesmith.core.files import read_json, sha256_json, write_bytes, write_json
+from tunesmith.data import rows
+from tunesmith.data.review import bias, coverage, datasheet, identity_terms, label_errors
+from tunesmith.data.settings import InspectSettings
 from tunesmith.runs import Run
 from tunesmith.stages import FORMAT, Context, content, embedder, plain
 
@@ -58,28 +59,28 @@ def into(folder: Path, name: str, settings: InspectSettings, vectors: Vectors | 
     """
     card = read_json(folder / "card.json")
     original = (batch.filter(pc.equal(batch.column("origin"), "original")) for batch in rows.batches(folder / "train.parquet"))
-    sample, count = diversity.sample(original)  # repeats and variants say nothing new
+    sample, count = coverage.sample(original)  # repeats and variants say nothing new
     texts: list[str] = sample.column("text").to_pylist()
     tests: list[str] = []
     if (folder / "test.parquet").exists():
-        tests = diversity.sample(rows.batches(folder / "test.parquet"), COVERAGE_TEST_ROWS)[0].column("text").to_pylist()
+        tests = coverage.sample(rows.batches(folder / "test.parquet"), COVERAGE_TEST_ROWS)[0].column("text").to_pylist()
     seen: dict[str, Any] = {
         "bias": bias.report(sample, count, identity_terms.read(Path(settings.terms)) if settings.terms else identity_terms.IDENTITY),
-        "lexical": diversity.lexical(texts),
-        "unseen": diversity.unseen(texts, tests) if tests else None,
+        "lexical": coverage.lexical(texts),
+        "unseen": coverage.unseen(texts, tests) if tests else None,
         "regions": {},
         "texts": {},
         "tests": {},
     }
     if settings.coverage and vectors is not None:
         chosen = texts[:COVERAGE_ROWS]
-        seen["regions"] = found = diversity.regions(vectors(chosen), vectors(tests) if tests else None)
+        seen["regions"] = found = coverage.regions(vectors(chosen), vectors(tests) if tests else None)
         seen["texts"] = {str(at): chosen[at] for one in found.get("clusters", ()) for at in one["examples"]}
         seen["tests"] = {str(at): tests[at] for at in (found.get("far") or {}).get("examples", ())}
     if settings.labels and card["labels"] and vectors is not None:
         seen["suspects"] = _suspects(folder, name, vectors, separator)
     said = [one["text"] for one in seen["bias"]["findings"]]
-    uses = diversity.findings(seen["unseen"], seen["regions"]) + _wrong_labels(seen)
+    uses = coverage.findings(seen["unseen"], seen["regions"]) + _wrong_labels(seen)
     write_bytes(folder / "DATASHEET.md", datasheet.write(card, name, seen["bias"], uses).encode())
     write_json(folder / "inspection.json", plain(seen | {"findings": said}))
     return seen
@@ -89,7 +90,7 @@ def findings(seen: dict[str, Any], most: int = 5) -> list[str]:
     """What to look at first, in words; the report has the rest."""
     out = [one["text"] for one in seen["bias"]["findings"][:most]]
     if seen["regions"].get("clusters") == []:  # asked for, and not to be had
-        out += diversity.findings(None, seen["regions"])
+        out += coverage.findings(None, seen["regions"])
     return out + _wrong_labels(seen)
 
 
@@ -119,9 +120,9 @@ def _suspects(folder: Path, name: str, vectors: Vectors, separator: str) -> dict
         given = np.array([index[one[0]] for one in lists], np.int64)
     pairs = rows.strings(table, "text_pair")
     read = [text if pair is None else f"{text}\n{pair}" for text, pair in zip(rows.strings(table, "text"), pairs, strict=True)]
-    probabilities = labels.cross_validated(vectors(read), given, rows.strings(table, "together"))
-    found = labels.listed(table, known["labels"], labels.suspects(probabilities, given))
-    labels.write_suspects(folder / "label_errors.csv", found, separator)
+    probabilities = label_errors.cross_validated(vectors(read), given, rows.strings(table, "together"))
+    found = label_errors.listed(table, known["labels"], label_errors.suspects(probabilities, given))
+    label_errors.write_suspects(folder / "label_errors.csv", found, separator)
     html = label_page.page(name, found, len(lists), "data/label_errors.csv", "data.corrections: FILE")
     write_bytes(folder / "label_errors.html", html.encode())
     return {"rows": len(found), "judged": len(lists)}

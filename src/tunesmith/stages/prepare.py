@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tunesmith.data import prepare as preparation
-from tunesmith.data.ledger import SIDES
-from tunesmith.data.prepare import Handed
-from tunesmith.errors import counted
-from tunesmith.files import read_json, sha256_json
+from tunesmith.core.errors import counted
+from tunesmith.core.files import read_json, sha256_json
+from tunesmith.data.preparation import prepare as preparation
+from tunesmith.data.preparation.prepare import Handed
+from tunesmith.data.row_index import SIDES
 from tunesmith.models import catalog
 from tunesmith.models.catalog import Base
 from tunesmith.recipe import Recipe
@@ -55,14 +55,14 @@ def handed(recipe: Recipe, base: Base | None, progress: Callable[[int, int], Non
     vectors = embedder(base, recipe, progress) if base is not None and data.duplicates.meaning is not None else None
     named = None
     if data.privacy.action is not None and data.privacy.names is not None:
-        from tunesmith.models import names
+        from tunesmith.models.helpers import person_names
 
-        named = names.finder(Path(data.privacy.names))
+        named = person_names.finder(Path(data.privacy.names))
     models: dict[str, Callable[[list[str]], list[str]]] = {}
     if data.augment.masked is not None:
-        from tunesmith.models import masked
+        from tunesmith.models.helpers import fill_mask
 
-        models["replace"] = masked.filler(Path(data.augment.masked))
+        models["replace"] = fill_mask.filler(Path(data.augment.masked))
     if data.augment.writer is not None:
         models["paraphrase"] = _writer(Path(data.augment.writer))
     return Handed(vectors, named, models)
@@ -76,10 +76,10 @@ def _writer(folder: Path) -> Callable[[list[str]], list[str]]:
     if (folder / "model").is_dir():
         writer = generation.load(folder / "model")
     else:
-        from tunesmith.models.about import Writing
-        from tunesmith.tokens import chat as chats
+        from tunesmith.models.metadata import Writing
+        from tunesmith.tokens import chat_template
 
-        base, chat = catalog.resolve(catalog.ModelSettings(base=str(folder))), chats.load(folder)
+        base, chat = catalog.resolve(catalog.ModelSettings(base=str(folder))), chat_template.load(folder)
         end = base.config.get("eos_token_id")
         ends = end if isinstance(end, list) else [] if end is None else [end]
         writer = generation.of_base(base, Writing(chat.template, dict(chat.tokens), ends), base.max_tokens)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunesmith import recipe as recipes
 from tunesmith import runs
-from tunesmith.files import read_json, sha256_json, write_bytes
+from tunesmith.core.files import read_json, sha256_json, write_bytes
 from tunesmith.stages import Context, content
 
 

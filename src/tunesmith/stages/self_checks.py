@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunesmith.errors import UserError
+from tunesmith.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch

@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.core.errors import UserError
+from tunesmith.core.files import link_or_copy, sha256_json, staged_folder, write_json
 from tunesmith.data import rows
-from tunesmith.errors import UserError
-from tunesmith.files import link_or_copy, sha256_json, staged_folder, write_json
 from tunesmith.runs import Run
 from tunesmith.stages import FORMAT, Context, content, device_of, label_array, reader
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tunesmith.recipe import Recipe
     from tunesmith.tokens.examples import Examples
     from tunesmith.tokens.reader import Reader
-    from tunesmith.training.device import Machine
+    from tunesmith.training.hardware import Machine
 
 RESUMABLE = ("epochs", "learning_rate", "patience")
 """Settings of `train` that `--resume` may change: they do not part a checkpoint from its run."""
@@ -90,8 +90,8 @@ def _one(
     import torch
 
     from tunesmith import methods
-    from tunesmith.models import about as abouts
-    from tunesmith.models import layers, llama, load, vocabulary
+    from tunesmith.models import layers, loading, metadata, used_embeddings
+    from tunesmith.models.fast import llama
     from tunesmith.stages.self_checks import SelfChecks
     from tunesmith.training import convex, loop
 
@@ -101,9 +101,9 @@ def _one(
     method = methods.get(recipe.method.kind)
     head = objective.head(recipe.model.dropout)
     model = method.adapt(base, head, recipe.method)
-    for name in load.require_learned(model, base) if first else []:
+    for name in loading.require_learned(model, base) if first else []:
         run.emit({"kind": "note", "text": f"{base.name} comes without weights for `{name}`: it begins at random, and is learned with the head"})
-    if first and load.is_slow(model):
+    if first and loading.is_slow(model):
         run.emit({"kind": "warning", "text": f"Tunesmith's faster forward does not fit {base.name}: training uses transformers' own"})
     llama.configure(model, settings.noise, settings.recompute, settings.compile)
     checks = SelfChecks(objective, given["train"])
@@ -115,7 +115,7 @@ def _one(
         run.emit({"kind": "note", "text": text})
     examples = {side: method.examples(model, one, base, context.progress("embed")) for side, one in given.items()}
     fingerprints = [one.fingerprint() for one in examples.values()]
-    table = vocabulary.compact(model, list(examples.values()))
+    table = used_embeddings.compact(model, list(examples.values()))
     checks.adapted(model, examples["train"], expected)
     checks.require()
     # Seeded anew: what adapting and embedding drew depends on a warm or cold cache, and must not decide dropout.
@@ -130,10 +130,10 @@ def _one(
     else:
         identity = sha256_json({"belongs": belongs, "seed": seed, "machine": _decisive(machine), "examples": fingerprints})
         outcome = loop.train(model, objective, learned, valid, settings, machine, checkpoints, identity, emit, context.stopping)
-    vocabulary.restore(model, table, outcome.decay)
+    used_embeddings.restore(model, table, outcome.decay)
     model.to("cpu")
     read = reader(base, recipe)
-    about = abouts.About(
+    about = metadata.About(
         recipe.objective.kind,
         recipe.method.kind,
         base.name,
@@ -148,11 +148,11 @@ def _one(
     )
     with staged_folder(folder) as staging:
         method.save(model, base, staging)
-        abouts.write(about, staging)
+        metadata.write(about, staging)
         checks.saved(model, learned, method.load(methods.Saved(staging, head, lambda: base)))
         checks.require()
         if "valid" in given and head.labels is not None:
-            write_json(staging / abouts.CALIBRATION, _calibrate(context, staging, context.tables()["valid"], logits_NC))
+            write_json(staging / metadata.CALIBRATION, _calibrate(context, staging, context.tables()["valid"], logits_NC))
     state = outcome.state
     return {
         "steps": state.step,
@@ -181,11 +181,11 @@ def _groups(context: Context) -> list[str]:
 def _calibrate(context: Context, folder: Path, table: Any, logits_NC: Any = None) -> dict[str, Any]:
     """Fit on the validation rows (with logits, if known) the temperature, the confidence from which the wanted accuracy can be promised, and the
     cuts of several labels."""
-    from tunesmith.evaluation import calibration, cuts
-    from tunesmith.models import about as abouts
+    from tunesmith.evaluation.classification import calibration, cuts
+    from tunesmith.models import metadata
     from tunesmith.serving import engine
 
-    about = abouts.read(folder)
+    about = metadata.read(folder)
     labels = label_array(table, about)
     if logits_NC is None:
         classifier = engine.load(folder, device_of(context))
@@ -209,15 +209,15 @@ def _machine(context: Context) -> Machine:
     """Device, precision and threads: settled once, for another choice on resuming would give other bits."""
     import torch
 
-    from tunesmith.training import device
+    from tunesmith.training import hardware
 
     settings, kept = context.recipe.train, context.run.state.get("machine")
     if kept is None:
-        machine = device.choose(settings.device, settings.precision, settings.threads)
+        machine = hardware.choose(settings.device, settings.precision, settings.threads)
         context.run.save(machine=asdict(machine), threads=machine.threads)
         return machine
     torch.set_num_threads(kept["threads"])
-    return device.Machine(**kept)
+    return hardware.Machine(**kept)
 
 
 def _decisive(machine: Machine) -> dict[str, Any]:
@@ -255,7 +255,7 @@ def token_report(examples: Examples, read: Reader, longest: int | None = None, b
         `lengths.report`; of texts that are learnt word by word also `sequences`, `tokens` (places of all of them), `learnt` and `left_out`.
     """
     from tunesmith.tokens import lengths
-    from tunesmith.tokens.text import TextExamples
+    from tunesmith.tokens.sequences import TextExamples
 
     longest = longest or read.limit
     if not isinstance(examples, TextExamples):

@@ -6,8 +6,8 @@ import importlib.util
 import json
 from pathlib import Path
 
-from tunesmith.errors import UserError, nearest, some
-from tunesmith.files import cache, sha256_file, staged_file
+from tunesmith.core.errors import UserError, nearest, some
+from tunesmith.core.files import cache, sha256_file, staged_file
 
 HERE = Path(__file__).parent
 PREFIX = "starter/"

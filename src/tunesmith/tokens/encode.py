@@ -17,12 +17,12 @@ from typing import IO, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith.crew import Crew, Message, helpers
-from tunesmith.errors import UserError
-from tunesmith.files import as_user_error
-from tunesmith.tokens import tokenizer as tokenizers
-from tunesmith.tokens.tokenizer import Tokenizer
-from tunesmith.tokens.words import gathered
+from tunesmith.core.errors import UserError
+from tunesmith.core.files import as_user_error
+from tunesmith.core.workers import Crew, Message, helpers
+from tunesmith.tokens import tokenization
+from tunesmith.tokens.tokenization import Tokenizer
+from tunesmith.tokens.word_cache import gathered
 
 Truncation = Literal["head", "tail", "head_tail", "windows"]
 
@@ -136,7 +136,7 @@ class Encoder:
 
 def helper(tokenizer: dict[str, Any], max_tokens: int, truncation: Truncation) -> Encoder:
     """The encoder of a helper, made from values of JSON."""
-    return Encoder(tokenizers.from_json(tokenizer), max_tokens, truncation)
+    return Encoder(tokenization.from_json(tokenizer), max_tokens, truncation)
 
 
 def stored(
@@ -161,7 +161,7 @@ def stored(
     lengths_Q, counts_N, whole_N = ([np.zeros(0, np.uint32)] for _ in range(3))
     size, typed = 0, False
     count = helpers() if rows >= LEAST_ROWS else 0
-    given = {"tokenizer": tokenizers.as_json(tokenizer) if count else None, "max_tokens": max_tokens, "truncation": truncation}
+    given = {"tokenizer": tokenization.as_json(tokenizer) if count else None, "max_tokens": max_tokens, "truncation": truncation}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (

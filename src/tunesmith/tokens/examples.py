@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith.files import sha256_bytes
+from tunesmith.core.files import sha256_bytes
 from tunesmith.tokens.encode import Tokens
 
 if TYPE_CHECKING:

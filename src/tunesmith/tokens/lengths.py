@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith.errors import counted
-from tunesmith.sections import Bars, Block, Lines, Series, Table, Words
+from tunesmith.core.errors import counted
+from tunesmith.core.sections import Bars, Block, Lines, Series, Table, Words
 from tunesmith.tokens.encode import WINDOW_OVERLAP, Truncation
 
 Integers = npt.NDArray[np.int64]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.tokens.encode import Truncation
-from tunesmith.tokens.tokenizer import Tokenizer
+from tunesmith.tokens.tokenization import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import UserError
-from tunesmith.files import read_json, sha256_file, staged_folder, write_json
+from tunesmith.core.errors import UserError
+from tunesmith.core.files import read_json, sha256_file, staged_folder, write_json
 
 if TYPE_CHECKING:
     import torch

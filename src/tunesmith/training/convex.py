@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from tunesmith.errors import Interrupted, some
+from tunesmith.core.errors import Interrupted, some
 from tunesmith.objectives import Objective
 from tunesmith.tokens.examples import Examples
-from tunesmith.training.device import Machine
+from tunesmith.training.hardware import Machine
 from tunesmith.training.loop import Emit, Outcome, State, measure, peak_memory_mb
 from tunesmith.training.optimum import SINGLE_FROM, Anchor, Problem, Solution, Space
 from tunesmith.training.settings import TrainSettings

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.errors import counted
+from tunesmith.core.errors import counted
+from tunesmith.core.sections import Block, Lines, Section, Series, Tone, Words
 from tunesmith.objectives.classification import MOST_POSITIVE_WEIGHT
-from tunesmith.sections import Block, Lines, Section, Series, Tone, Words
 
 FEW_ROWS_A_LABEL = 20
 OVERFITTING_RISE = 0.10

@@ -20,12 +20,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from tunesmith.errors import Interrupted, UserError
+from tunesmith.core.errors import Interrupted, UserError
 from tunesmith.objectives import Objective, Sums, numbers
-from tunesmith.tokens import batches
+from tunesmith.tokens import batching
 from tunesmith.tokens.examples import Batch, Examples, windows
 from tunesmith.training import checkpoint, schedule
-from tunesmith.training.device import Machine
+from tunesmith.training.hardware import Machine
 from tunesmith.training.optimizer import Optimizer
 from tunesmith.training.settings import TrainSettings
 
@@ -193,22 +193,22 @@ class _Plans:
         assert isinstance(settings.epochs, int)
         self._lengths_N, self._settings, self._packed, self.epochs = examples.lengths_N, settings, packed(examples), settings.epochs
         self._windows_N, self._epoch = windows(examples), -1
-        self._plan: Sequence[batches.Rows] = []
+        self._plan: Sequence[batching.Rows] = []
         self.sizes = [len(self.of(epoch)) for epoch in range(self.epochs)]
 
-    def of(self, epoch: int) -> Sequence[batches.Rows]:
+    def of(self, epoch: int) -> Sequence[batching.Rows]:
         if epoch != self._epoch:
             s, self._plan = self._settings, []  # one plan at a time
-            self._epoch, self._plan = epoch, batches.plan(
+            self._epoch, self._plan = epoch, batching.plan(
                 self._lengths_N, s.batch_rows, s.batch_tokens, s.seed, epoch, self._packed, self._windows_N
             )
         return self._plan
 
-    def bounded(self, rows_B: batches.Rows) -> list[batches.Rows]:
+    def bounded(self, rows_B: batching.Rows) -> list[batching.Rows]:
         """Rows computed at once, in parts where they have so many windows that they exceed `WINDOW_TOKENS`."""
         if self._windows_N is None:
             return [rows_B]
-        return batches.cut(rows_B, self._lengths_N, len(rows_B), batches.WINDOW_TOKENS, self._windows_N)
+        return batching.cut(rows_B, self._lengths_N, len(rows_B), batching.WINDOW_TOKENS, self._windows_N)
 
     def steps(self) -> int:
         return min(sum(self.sizes), self._settings.steps or sum(self.sizes))
@@ -360,7 +360,7 @@ def measure(model: nn.Module, objective: Objective, examples: Examples, device: 
     told: list[Sums] = []
     most = MEASURE_TOKENS if device.type == "cpu" else MEASURE_TOKENS_DEVICE
     with torch.inference_mode():
-        for rows in batches.in_order(examples.lengths_N, most // 16, most, packed(examples), windows(examples)):
+        for rows in batching.in_order(examples.lengths_N, most // 16, most, packed(examples), windows(examples)):
             told.append(objective.measure(model, examples.batch(rows).to(device)))
     return objective.summary(_added(told))
 

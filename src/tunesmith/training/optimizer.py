@@ -25,7 +25,7 @@ class Optimizer:
 
     Attributes:
         decay: what a weight that only ever decayed has been multiplied by so far; rows of a table that were left out
-            of the model (`models/vocabulary.py`) are brought up to date with it.
+            of the model (`models/used_embeddings.py`) are brought up to date with it.
     """
 
     def __init__(self, model: nn.Module, weight_decay: float, betas: tuple[float, float], masters: bool) -> None:

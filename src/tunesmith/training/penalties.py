@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith.sections import Block, Lines, Section, Series, Words
+from tunesmith.core.sections import Block, Lines, Section, Series, Words
 from tunesmith.training.diagnosis import FEW_ROWS_A_LABEL, GAP, HIGH_LOSS, Finding
 
 ANCHORS = {"means": "the nearest class mean", "zero": "zero weights"}

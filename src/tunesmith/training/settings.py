@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from tunesmith.settings import Settings
-from tunesmith.training.device import NAMES, Precision
+from tunesmith.core.settings import Settings
+from tunesmith.training.hardware import NAMES, Precision
 from tunesmith.training.schedule import Schedule
 
 

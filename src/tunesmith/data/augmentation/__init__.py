@@ -1,0 +1,1 @@
+"""More training rows: noise, paraphrases, balance."""

@@ -1,0 +1,1 @@
+"""Equal, nearly equal, and rows of the same meaning."""

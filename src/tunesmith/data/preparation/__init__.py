@@ -1,0 +1,1 @@
+"""The way of all rows: read, check, split, remove near-duplicates, write, describe."""

@@ -1,0 +1,1 @@
+"""What a person should look at: label errors, bias, coverage, the datasheet."""

@@ -1,0 +1,1 @@
+"""Evaluating a classifier: metrics, measurement, findings, baselines, calibration."""

@@ -1,0 +1,1 @@
+"""Evaluating a model that writes: metrics, measurement, findings."""

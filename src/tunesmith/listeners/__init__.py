@@ -1,0 +1,1 @@
+"""Who hears a run's events: the terminal, TensorBoard."""

@@ -1,0 +1,1 @@
+"""Same results as transformers, in less time."""

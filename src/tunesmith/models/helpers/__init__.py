@@ -1,0 +1,1 @@
+"""Models that serve the data room."""
