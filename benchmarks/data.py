@@ -11,8 +11,8 @@ Zipf's law, so that texts have as many tokens as English has and count as Englis
 to an earlier row, 3 % but for one to three characters; 5 % have white space to mend, 1 % were decoded wrongly, 10 % hold a number, 1 % an e-mail address
 and 1 % a phone number.
 
-ours     tunesmith.data.preparation.prepare.prepare (clean: unicode, whitespace; equal rows; near-duplicates from 0.8; split by hash), then the tokens of train as the
-         stage `train` makes them. `read` is all up to a row's signature, by this process and its helpers; `compare` finds near-duplicates.
+ours     tunesmith.data.preparation.prepare.prepare (clean: unicode, whitespace; equal rows; near-duplicates from 0.8; split by hash), then the tokens of
+         train as the stage `train` makes them. `read` is all up to a row's signature, by this process and its helpers; `compare` finds near-duplicates.
 apart    the language filter and the report of personal data, on --rows-apart rows: rows/s of the step alone and of a preparation with it.
 peer     on --peer-rows rows, in turn with ours: `datasets` 5 (map in batches, two processes), ftfy.fix_text, equal rows by xxh128, MinHash(num_perm=128) of
          the 5-grams by MinHash.bulk with xxh32, MinHashLSH(threshold=0.8), train_test_split twice, transformers' fast tokenizer. What its index names goes

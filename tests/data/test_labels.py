@@ -133,7 +133,8 @@ def test_a_row_does_not_vote_for_itself() -> None:
 
 
 def test_listed_takes_texts_places_and_names() -> None:
-    found = label_errors.listed(table([["card"], ["refund"]], text_pair=["", "pair"]), NAMES, Suspects(np.array([1]), np.array([2]), np.array([0.75], np.float32)))
+    rows = table([["card"], ["refund"]], text_pair=["", "pair"])
+    found = label_errors.listed(rows, NAMES, Suspects(np.array([1]), np.array([2]), np.array([0.75], np.float32)))
     assert found == [Suspect("id1", "f.csv:3", "text 1\n\npair", ("refund",), ("other",), 0.75)]
     many = label_errors.listed(table([["card"]]), NAMES, Suspects(np.array([0]), np.array([[True, False, True]]), np.array([0.75], np.float32)))
     assert many[0].suggested == ("card", "other")

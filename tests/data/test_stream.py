@@ -320,7 +320,8 @@ def test_a_file_that_is_read_through_is_never_held(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from tunesmith.data import rows\nfrom tunesmith.data.cleaning import languages\nfrom tunesmith.data.preparation import card, first_pass, prepare\nfrom tunesmith.data.settings import DataSettings\n"
+        "from tunesmith.data import rows\nfrom tunesmith.data.cleaning import languages\nfrom tunesmith.data.preparation import card, first_pass, prepare\n"
+        "from tunesmith.data.settings import DataSettings\n"
         "languages.load = languages.shares = lambda *texts: {}\n"  # that model takes a hundred megabytes for a moment, which would hide what rows take
         "import time\nfrom tunesmith.core import workers\neach = workers.Crew.each\n"
         "def helped(self, pieces):\n"  # from the first piece on, whatever else the machine does: what helpers cost does not grow

@@ -39,7 +39,8 @@ MODULES = """torch safetensors.torch safetensors.numpy transformers transformers
     transformers.models.bert.modeling_bert
     transformers.models.llama.modeling_llama jinja2.sandbox peft pyarrow.parquet pyarrow.dataset pyarrow.compute ruamel.yaml rich.progress py3langid.langid
     sklearn.linear_model sklearn.feature_extraction.text scipy.stats scipy.special tunesmith.cli tunesmith.api tunesmith.pipeline
-    tunesmith.listeners.progress tunesmith.data.cleaning.languages tunesmith.evaluation.classification.measure tunesmith.evaluation.classification.baselines tunesmith.evaluation.classification.findings
+    tunesmith.listeners.progress tunesmith.data.cleaning.languages tunesmith.evaluation.classification.measure
+    tunesmith.evaluation.classification.baselines tunesmith.evaluation.classification.findings
     tunesmith.report.run_page tunesmith.report.page tunesmith.report.card tunesmith.report.gate tunesmith.serving.engine
     tunesmith.training.loop tunesmith.training.diagnosis tunesmith.models.features tunesmith.models.used_embeddings tunesmith.models.heads
     tunesmith.models.layers tunesmith.models.loading tunesmith.methods.full tunesmith.methods.freeze tunesmith.methods.lora

@@ -153,7 +153,8 @@ def test_broken_likelihoods_are_refused():
 
 
 def test_nothing_heavy_is_loaded_before_it_is_used():
-    code = "import sys; from tunesmith.evaluation.generation import metrics, measure, findings; print({'torch', 'nltk', 'sacrebleu', 'scipy'} & set(sys.modules))"
+    code = "import sys; from tunesmith.evaluation.generation import metrics, measure, findings\n"
+    code += "print({'torch', 'nltk', 'sacrebleu', 'scipy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
 
 
@@ -191,7 +192,9 @@ def test_evaluation_has_the_shape_promised_and_repeats_itself():
 def test_exact_match_of_independent_rows_goes_by_wilson_and_mcnemar():
     references, models = two_models()
     split = measure_text(models, references, resamples=200)["splits"]["test"]
-    right = {name: np.array([metrics.normalised(a) == metrics.normalised(r) for a, r in zip(one.texts, references, strict=True)]) for name, one in models.items()}
+    right = {
+        name: np.array([metrics.normalised(a) == metrics.normalised(r) for a, r in zip(one.texts, references, strict=True)]) for name, one in models.items()
+    }
     low, high = wilson(right["tuned"].sum(), 60)
     assert split["models"]["tuned"]["exact_match"] == pytest.approx({"value": right["tuned"].mean(), "low": low, "high": high})
     line = next(line for line in split["comparisons"] if line["metric"] == "exact_match")
@@ -265,7 +268,8 @@ def test_samples_are_gains_losses_and_rows_at_random():
     assert [one["kind"] for one in samples] == ["random"] * 4 + ["gain"] * 4 + ["loss"] * 4
     assert len({one["row"] for one in samples}) == 12
     gain = {one["row"]: one["rouge_l"]["tuned"] - one["rouge_l"]["base"] for one in samples}
-    every = metrics.by_row(metrics.score(references, models["tuned"].texts), "rouge_l") - metrics.by_row(metrics.score(references, models["base"].texts), "rouge_l")
+    tuned, base = (metrics.by_row(metrics.score(references, models[name].texts), "rouge_l") for name in ("tuned", "base"))
+    every = tuned - base
     left = np.delete(every, [int(one["row"][1:]) for one in samples if one["kind"] == "random"])
     assert [gain[one["row"]] for one in samples if one["kind"] == "gain"] == pytest.approx(np.sort(left)[::-1][:4])
     assert [gain[one["row"]] for one in samples if one["kind"] == "loss"] == pytest.approx(np.sort(left)[:4])

@@ -122,9 +122,9 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_was_said(talker: Path, monkeypatc
 SLOW = """
 import sys, time
 from tunesmith import cli
-from tunesmith.models import decode, memory
-advance, steps = memory.Flat.advance, decode.steps
-memory.Flat.advance = lambda self, ids: (time.sleep(0.2), advance(self, ids))[1]
+from tunesmith.models import decode, kv_cache
+advance, steps = kv_cache.Flat.advance, decode.steps
+kv_cache.Flat.advance = lambda self, ids: (time.sleep(0.2), advance(self, ids))[1]
 decode.steps = lambda model, prompts, ends, *rest: steps(model, prompts, (), *rest)  # an answer that ends by chance cannot be stopped
 cli.main()
 """

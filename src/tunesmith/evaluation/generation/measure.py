@@ -103,7 +103,8 @@ def measure_text(
     found["models"] = figures(scores, units, groups is None, seed, resamples)
     found["comparisons"] = comparisons(scores, units, groups is None, tuned, headline, seed, resamples)
     found["distribution"] = _distribution(scores, "rouge_l" if written else "nll")
-    found["apart"] = [name for name, one in scores.items() if "nll" in scores[tuned].names and "nll" in one.names and not metrics.same_tokens(scores[tuned], one)]
+    with_loss = [name for name, one in scores.items() if "nll" in scores[tuned].names and "nll" in one.names]
+    found["apart"] = [name for name in with_loss if not metrics.same_tokens(scores[tuned], scores[name])]
     if written and references is not None:
         found["signatures"] = metrics.signatures(metrics.bleu_tokenizer(references))
         ids = [str(row) for row in (range(N) if rows is None else rows)]

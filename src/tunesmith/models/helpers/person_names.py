@@ -1,6 +1,7 @@
 """Names and addresses in texts, by a token-classification model that the user has on disk.
 
-None comes with the install: weights that know names in any language are larger than all else together. `data/cleaning/personal_data.py` is handed what `finder` gives.
+None comes with the install: weights that know names in any language are larger than all else together.
+`data/cleaning/personal_data.py` is handed what `finder` gives.
 """
 
 from __future__ import annotations
