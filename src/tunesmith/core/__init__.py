@@ -1,1 +1,1 @@
-"""What every room may use: errors, files, settings, worker processes, statistics, blocks of a report."""
+"""Shared by every room: errors, files, settings, worker processes, statistics, report blocks."""

@@ -1,1 +1,1 @@
-"""Who hears a run's events: the terminal, TensorBoard."""
+"""Listeners to a run's events: the terminal, TensorBoard."""

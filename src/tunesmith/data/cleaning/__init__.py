@@ -1,1 +1,1 @@
-"""What is changed in a text, and which texts are left out: cleaning, languages, personal data."""
+"""Changes texts and filters rows: cleaning, languages, personal data."""

@@ -1,1 +1,1 @@
-"""Equal, nearly equal, and rows of the same meaning."""
+"""Exact, near, and semantic duplicates."""

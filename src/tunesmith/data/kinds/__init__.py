@@ -1,1 +1,1 @@
-"""One file for each kind of row."""
+"""Records become rows of each kind."""

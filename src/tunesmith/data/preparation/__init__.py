@@ -1,1 +1,1 @@
-"""The way of all rows: read, check, split, remove near-duplicates, write, describe."""
+"""The steps that all rows take: read, check, split, remove near-duplicates, write, describe."""

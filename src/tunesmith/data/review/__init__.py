@@ -1,1 +1,1 @@
-"""What a person should look at: label errors, bias, coverage, the datasheet."""
+"""What reviewers should look at: label errors, bias, coverage, the datasheet."""

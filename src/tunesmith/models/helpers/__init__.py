@@ -1,1 +1,1 @@
-"""Models that serve the data room."""
+"""The user's own models, which help to prepare data."""
